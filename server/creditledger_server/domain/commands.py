@@ -1,0 +1,72 @@
+"""What callers ask the ledger to do, and when two requests are the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from .usage import Usage
+
+
+def fingerprint(method: str, *fields: object) -> bytes:
+    """The identity of a request: SHA-256 over a versioned JSON array of the method and its semantic fields.
+
+    The request id is left out: it is what the fingerprint is compared under. Wire bytes would not do, because protobuf
+    serialization is not canonical.
+    """
+    text = json.dumps((1, method, *fields), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return sha256(text.encode()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Deduct:
+    """Charge an operation. ``account_level`` None: as stored, and the account must be known."""
+
+    request_id: str
+    account_id: str
+    operation: str
+    quantity: int = 1
+    usage: Usage | None = None
+    account_level: str | None = None
+
+    def fingerprint(self) -> bytes:
+        """The identity of the request."""
+        usage = self.usage.to_json() if self.usage else None
+        return fingerprint("Deduct", self.account_id, self.account_level, self.operation, self.quantity, usage)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAccount:
+    """Open an account. ``level`` None: the catalog's default."""
+
+    request_id: str
+    account_id: str
+    level: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def fingerprint(self) -> bytes:
+        """The identity of the request."""
+        return fingerprint("OpenAccount", self.account_id, self.level, dict(self.labels))
+
+
+@dataclass(frozen=True, slots=True)
+class GrantCredits:
+    """Give credits. Lower ``priority`` burns first."""
+
+    request_id: str
+    account_id: str
+    amount: int
+    priority: int = 0
+    reason: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def fingerprint(self) -> bytes:
+        """The identity of the request."""
+        return fingerprint(
+            "GrantCredits", self.account_id, self.amount, self.priority, self.reason, dict(self.labels)
+        )
+
+
+Command = Deduct | OpenAccount | GrantCredits

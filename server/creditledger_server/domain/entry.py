@@ -1,0 +1,145 @@
+"""The immutable rows of an account's history and the hash chain through them."""
+
+from __future__ import annotations
+
+import json
+from enum import IntEnum
+from hashlib import sha256
+from typing import NamedTuple
+
+from .periods import Period
+
+GENESIS = bytes(32)
+"""What the first entry of every account is chained to."""
+
+
+class EntryKind(IntEnum):
+    """What an entry records; numbers as in the proto enum and the database. More kinds come with their features."""
+
+    OPENED = 1
+    LEVEL_CHANGED = 2
+    GRANTED = 3
+    DEDUCTED = 4
+
+
+class Draw(NamedTuple):
+    """What an entry took from the grant made by the entry of ``grant_revision``."""
+
+    grant_revision: int
+    amount: int
+
+
+class LimitState(NamedTuple):
+    """Where an account stands against one limit. ``reset_time`` is None for LIFETIME, ``limit`` -1 for unlimited."""
+
+    operation: str
+    period: Period
+    limit: int
+    used: int
+    reset_time: int | None
+
+
+class Entry(NamedTuple):
+    """One mutation of one account; fields as in the proto message.
+
+    ``limits`` are those of the operation as the response told them, so that a replay tells the same. ``usage`` and ``details`` are
+    canonical JSON; ``details`` holds what only some kinds have. ``request_id`` and ``fingerprint`` are set together.
+    """
+
+    account_id: str
+    revision: int
+    kind: EntryKind
+    create_time: int
+    amount: int
+    cost: int
+    available: int
+    reserved: int
+    spent: int
+    forfeited: int
+    quantity: int
+    catalog_version: int
+    operation: str | None
+    request_id: str | None
+    fingerprint: bytes | None
+    draws: tuple[Draw, ...]
+    limits: tuple[LimitState, ...]
+    usage: str | None
+    details: str | None
+    hash: bytes
+
+    @property
+    def granted(self) -> int:
+        """All that was ever granted, which is the sum of where it went (contract §3, promise 2)."""
+        return self.available + self.reserved + self.spent + self.forfeited
+
+    def detail(self, key: str, default: str = "") -> str:
+        """One text of ``details``."""
+        return str(json.loads(self.details).get(key, default)) if self.details else default
+
+
+def chain_hash(previous: bytes, entry: Entry) -> bytes:
+    """SHA-256(previous hash ‖ canonical entry), of 32 bytes; ``entry.hash`` itself is left out.
+
+    The canonical form is a JSON array of the fields in their order, led by a version; JSON's quoting makes it injective.
+    docs/hash-chain.md shows how to recompute it from the table alone.
+    """
+    return sha256(previous + _canonical(entry).encode()).digest()
+
+
+def _canonical(entry: Entry) -> str:
+    fingerprint = entry.fingerprint
+    return json.dumps(
+        (
+            1,
+            entry.account_id,
+            entry.revision,
+            entry.kind,
+            entry.create_time,
+            entry.amount,
+            entry.cost,
+            entry.available,
+            entry.reserved,
+            entry.spent,
+            entry.forfeited,
+            entry.quantity,
+            entry.catalog_version,
+            entry.operation,
+            entry.request_id,
+            fingerprint.hex() if fingerprint else None,
+            draws_text(entry.draws),
+            limits_text(entry.limits),
+            entry.usage,
+            entry.details,
+        ),
+        ensure_ascii=False,
+        separators=(",", ":"),
+    )
+
+
+def draws_text(draws: tuple[Draw, ...]) -> str | None:
+    """Draws as they are stored and hashed: ``grant revision:amount,...``; None where there are none."""
+    return ",".join(f"{draw.grant_revision}:{draw.amount}" for draw in draws) or None
+
+
+def parse_draws(text: str | None) -> tuple[Draw, ...]:
+    """The draws that ``draws_text`` wrote."""
+    if not text:
+        return ()
+    return tuple(Draw(*map(int, part.split(":"))) for part in text.split(","))
+
+
+def limits_text(limits: tuple[LimitState, ...]) -> str | None:
+    """Limit states as they are stored and hashed: ``period:limit:used:reset time,...``; None where there are none."""
+    return ",".join(f"{s.period:d}:{s.limit}:{s.used}:{s.reset_time or ''}" for s in limits) or None
+
+
+def parse_limits(operation: str | None, text: str | None) -> tuple[LimitState, ...]:
+    """The limit states that ``limits_text`` wrote, of the entry's operation."""
+    if not text or operation is None:
+        return ()
+    return tuple(_parse_limit(operation, part) for part in text.split(","))
+
+
+def _parse_limit(operation: str, text: str) -> LimitState:
+    period, limit, used, reset = text.split(":")
+    return LimitState(operation, Period(int(period)), int(limit), int(used), int(reset) if reset else None)

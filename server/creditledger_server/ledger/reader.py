@@ -1,0 +1,104 @@
+"""CanPerform: rounds of checks answered from one lock-free statement."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ..domain.account import Account
+from ..domain.catalog import Catalog
+from ..domain.decide import Evaluation, check_level, evaluate
+from ..domain.refusal import Reason, Refused
+from ..storage.connect import Connection
+from ..storage.errors import StorageUnavailable
+from ..storage.reads import Snapshot, read_snapshot
+from .catalogs import CurrentCatalog
+from .lane import Ticket
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Whether a deduction would be accepted. ``account_level`` None: as stored, and the account must be known."""
+
+    account_id: str
+    operation: str
+    quantity: int = 1
+    metrics: Mapping[str, int] = field(default_factory=dict)
+    account_level: str | None = None
+
+
+class Checked(NamedTuple):
+    """The answer to a check, as of an account's revision and a time."""
+
+    evaluation: Evaluation
+    account: Account
+    catalog_version: int
+    now: int
+
+
+Read = Ticket[Check, Checked]
+
+
+class Reader:
+    """Serves the rounds of one read lane on a connection of its own, which it opens when it needs one."""
+
+    def __init__(self, connect: Callable[[], Awaitable[Connection]], catalog: CurrentCatalog) -> None:
+        self._connect = connect
+        self._catalog = catalog
+        self._conn: Connection | None = None
+
+    async def serve(self, tickets: Sequence[Read]) -> None:
+        """Answers a round of checks."""
+        try:
+            snapshot, catalog = await self._read(sorted({ticket.request.account_id for ticket in tickets}))
+        except StorageUnavailable as error:
+            logger.warning("storage is unavailable: %s", error)
+            for ticket in tickets:
+                ticket.answer(
+                    Refused(Reason.STORAGE_UNAVAILABLE, "Postgres does not answer", retry_after=1.0)
+                )
+            return
+        for ticket in tickets:
+            ticket.answer(_check(ticket.request, snapshot, catalog))
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        if self._conn is not None:
+            await self._conn.close()
+
+    async def _read(self, account_ids: Sequence[str]) -> tuple[Snapshot, Catalog | None]:
+        try:
+            if self._conn is None or self._conn.closed:
+                self._conn = await self._connect()
+            snapshot = await read_snapshot(self._conn, account_ids)
+            if not snapshot.catalog_version:
+                return snapshot, None
+            return snapshot, (await self._catalog.at(snapshot.catalog_version, self._conn)).catalog
+        except StorageUnavailable:
+            if self._conn is not None:
+                await self._conn.close()
+            raise
+
+
+def _check(check: Check, snapshot: Snapshot, catalog: Catalog | None) -> Checked | Refused:
+    account = snapshot.accounts.get(check.account_id)
+    if account is None:
+        if check.account_level is None:
+            return Refused(
+                Reason.ACCOUNT_NOT_FOUND, f"no account {check.account_id!r}", accountId=check.account_id
+            ).decided_at(0, snapshot.now)
+        account = Account(check.account_id)
+    now = max(snapshot.now, account.last_time)
+    try:
+        if catalog is None:
+            raise Refused(Reason.LEVEL_UNKNOWN, "the ledger has no catalog yet: see UpdateCatalog")
+        level = check.account_level or account.level
+        check_level(catalog, level)
+        evaluation = evaluate(account, level, catalog, check.operation, check.quantity, check.metrics, now)
+    except Refused as refusal:
+        return refusal.decided_at(account.revision, now)
+    return Checked(evaluation, account, snapshot.catalog_version, now)

@@ -1,0 +1,84 @@
+"""Verification of accounts and of the whole ledger against the entries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ..domain.account import Account
+from ..domain.audit import Audit, Finding
+from ..storage.audits import consistent_reads, count_rows, stream_entries
+from ..storage.connect import Connection, Database
+from ..storage.reads import read_accounts, read_snapshot
+
+_PAGE = 500
+
+
+class Report(NamedTuple):
+    """What a verification of the whole ledger found."""
+
+    accounts: int
+    entries: int
+    mismatches: list[str]
+
+
+class AccountReport(NamedTuple):
+    """What a verification of one account found; ``account`` None: there is no such."""
+
+    account: Account | None
+    entries: int
+    finding: Finding | None
+
+
+async def verify_account(conn: Connection, account_id: str) -> AccountReport:
+    """Recomputes one account from its entries, as of one moment."""
+    async with consistent_reads(conn):
+        snapshot = await read_snapshot(conn, [account_id])
+        account = snapshot.accounts.get(account_id)
+        if account is None:
+            return AccountReport(None, 0, None)
+        return await _audit(conn, account, lambda: None)
+
+
+async def verify_ledger(dsn: str, progress: Callable[[int, int], None]) -> Report:
+    """Recomputes every account. ``progress`` is told how many entries are done, and how many there are.
+
+    Reads one snapshot of the database, so that it may run beside a busy server.
+    """
+    database = Database(dsn, pool_size=1, lock_timeout=1_000, statement_timeout=600_000)
+    conn = await database.connect()
+    async with conn, consistent_reads(conn):
+        return await _verify_all(conn, progress)
+
+
+async def _verify_all(conn: Connection, progress: Callable[[int, int], None]) -> Report:
+    total_accounts, total_entries = await count_rows(conn)
+    accounts, entries, mismatches, after = 0, 0, [], ""
+
+    def advance() -> None:
+        nonlocal entries
+        entries += 1
+        if entries % 1_000 == 0:
+            progress(entries, total_entries)
+
+    while page := await read_accounts(conn, after, "", None, _PAGE):
+        for account in page:
+            report = await _audit(conn, account, advance)
+            accounts += 1
+            if report.finding:
+                mismatches.append(f"{account.account_id} revision {report.finding.revision}: {report.finding.problem}")
+        after = page[-1].account_id
+    progress(entries, total_entries)
+    if (accounts, entries) != (total_accounts, total_entries):
+        mismatches.append(f"{total_accounts} accounts and {total_entries} entries are stored, {entries} entries belong to accounts")
+    return Report(accounts, entries, mismatches)
+
+
+async def _audit(conn: Connection, account: Account, advance: Callable[[], None]) -> AccountReport:
+    audit = Audit(account.account_id)
+    count, finding = 0, None
+    async for entry in stream_entries(conn, account.account_id):
+        count += 1
+        advance()
+        finding = finding or audit.add(entry)
+    return AccountReport(account, count, finding or audit.compare(account))

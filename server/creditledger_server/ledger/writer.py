@@ -1,0 +1,188 @@
+"""The write path: one transaction for all the requests of a round (group commit under row locks).
+
+lock and load → decide each request in order → write and commit → answer. The row lock is the only authority, between
+processes too; a lane only makes it cheap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+from ..domain.account import Account
+from ..domain.catalog import Catalog
+from ..domain.commands import Command, Deduct
+from ..domain.decide import Accepted, decide
+from ..domain.refusal import Reason, Refused
+from ..storage.batch import Loaded, Wanted, lock_and_load, rollback, write_and_commit
+from ..storage.connect import Connection
+from ..storage.errors import BatchRejected, Contended, OpenedElsewhere, StorageUnavailable
+from .catalogs import CurrentCatalog
+from .lane import Ticket, deadline_passed
+
+logger = logging.getLogger(__name__)
+
+Write = Ticket[Command, Accepted]
+Outcome = Accepted | Refused
+
+_ATTEMPTS = 3
+
+
+class Writer:
+    """Serves the rounds of one lane on a connection of its own, which it opens when it needs one.
+
+    ``on_commit`` is told the accounts that a committed round changed, with the entries that it wrote.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Connection]],
+        catalog: CurrentCatalog,
+        on_commit: Callable[[Iterable[Account]], None],
+    ) -> None:
+        self._connect = connect
+        self._catalog = catalog
+        self._on_commit = on_commit
+        self._conn: Connection | None = None
+
+    async def serve(self, tickets: Sequence[Write]) -> None:
+        """Carries out and answers the requests of a round, in order."""
+        try:
+            outcomes = await self._transact_surely(tickets)
+        except (Contended, BatchRejected) as error:
+            await self._serve_apart(tickets, error)
+            return
+        except StorageUnavailable as error:
+            logger.warning("storage is unavailable: %s", error)
+            outcomes = [_unavailable() for _ in tickets]
+        for ticket, outcome in zip(tickets, outcomes, strict=True):
+            ticket.answer(outcome)
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        if self._conn is not None:
+            await self._conn.close()
+
+    async def _serve_apart(self, tickets: Sequence[Write], error: Exception) -> None:
+        """Serves what failed together in smaller rounds, so that what made it fail does so alone."""
+        parts = _by_account(tickets)
+        if len(parts) == 1:
+            parts = [[ticket] for ticket in tickets] if isinstance(error, BatchRejected) else []
+        if len(tickets) == 1 or not parts:
+            for ticket in tickets:
+                ticket.answer(_refusal_of(error))
+        else:
+            for part in parts:
+                await self.serve(part)
+
+    async def _transact_surely(self, tickets: Sequence[Write]) -> list[Outcome]:
+        """Repeats what is safe to repeat. Also a lost COMMIT: if it happened, the request ids are found and replayed."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return await self._transact(tickets)
+            except (OpenedElsewhere, StorageUnavailable) as error:
+                await self._recover(error)
+                if attempt == _ATTEMPTS:
+                    raise
+            except (Contended, BatchRejected) as error:
+                await self._recover(error)
+                raise
+        raise AssertionError("unreachable")
+
+    async def _transact(self, tickets: Sequence[Write]) -> list[Outcome]:
+        conn = await self._connection()
+        loaded, catalog = await self._load(conn, [ticket.request for ticket in tickets])
+        outcomes = _decide_round(tickets, loaded, catalog)
+        changed = [account for account in loaded.accounts.values() if account.written]
+        if not changed:
+            await rollback(conn)
+            return outcomes
+        await write_and_commit(conn, changed, loaded.transaction_id)
+        self._on_commit(changed)
+        return outcomes
+
+    async def _load(self, conn: Connection, commands: Sequence[Command]) -> tuple[Loaded, Catalog | None]:
+        """Loads what the commands need under the catalog that is current in the transaction itself."""
+        while True:
+            newest = self._catalog.newest
+            loaded = await lock_and_load(conn, _wanted(commands, newest.catalog if newest else None))
+            if loaded.catalog_version == (newest.version if newest else 0):
+                return loaded, newest.catalog if newest else None
+            # Another catalog may count other uses: read it, then load again.
+            await self._catalog.at(loaded.catalog_version, conn)
+            await rollback(conn)
+
+    async def _connection(self) -> Connection:
+        if self._conn is None or self._conn.closed:
+            self._conn = await self._connect()
+        return self._conn
+
+    async def _recover(self, error: Exception) -> None:
+        """Leaves no transaction open: rolls back where the connection still answers, else drops it."""
+        conn, self._conn = self._conn, None
+        if conn is None:
+            return
+        try:
+            if isinstance(error, StorageUnavailable):
+                await conn.close()
+            else:
+                await rollback(conn)
+                self._conn = conn
+        except StorageUnavailable:
+            await conn.close()
+
+
+def _wanted(commands: Sequence[Command], catalog: Catalog | None) -> Wanted:
+    uses = {
+        (command.account_id, command.operation, period)
+        for command in commands
+        if isinstance(command, Deduct) and catalog is not None
+        for period in catalog.counted_periods(command.operation)
+    }
+    return Wanted(
+        sorted({command.account_id for command in commands}),
+        [(command.account_id, command.request_id) for command in commands],
+        sorted(uses),
+    )
+
+
+def _decide_round(tickets: Sequence[Write], loaded: Loaded, catalog: Catalog | None) -> list[Outcome]:
+    clock = asyncio.get_running_loop().time()
+    return [
+        deadline_passed() if ticket.call.abandoned(clock) else _decide_one(ticket.request, loaded, catalog)
+        for ticket in tickets
+    ]
+
+
+def _decide_one(command: Command, loaded: Loaded, catalog: Catalog | None) -> Outcome:
+    account = loaded.accounts.get(command.account_id)
+    if account is None:
+        account = loaded.accounts[command.account_id] = Account(command.account_id)
+    now = max(loaded.now, account.last_time)  # the database's clock may step back; an account's time never does
+    try:
+        if catalog is None:
+            raise Refused(Reason.LEVEL_UNKNOWN, "the ledger has no catalog yet: see UpdateCatalog")
+        return decide(command, account, catalog, loaded.catalog_version, now)
+    except Refused as refusal:
+        return refusal.decided_at(account.revision, now)
+
+
+def _by_account(tickets: Sequence[Write]) -> list[list[Write]]:
+    parts: dict[str, list[Write]] = {}
+    for ticket in tickets:
+        parts.setdefault(ticket.request.account_id, []).append(ticket)
+    return list(parts.values())
+
+
+def _refusal_of(error: Exception) -> Refused:
+    if isinstance(error, Contended):
+        return Refused(Reason.CONTENTION, "the account is locked by others; nothing was written", retry_after=0.2)
+    logger.error("Postgres rejected a request: %s", error)
+    return Refused(Reason.INTERNAL, "internal error")
+
+
+def _unavailable() -> Refused:
+    return Refused(
+        Reason.STORAGE_UNAVAILABLE, "Postgres does not answer; send the same request again", retry_after=1.0
+    )

@@ -1,0 +1,142 @@
+"""The one place where errors become statuses: an interceptor around every method of every service."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc.aio import AbortError, ServerInterceptor, ServicerContext
+
+from ..domain.refusal import Reason, Refused
+from ..storage.errors import Contended, StorageUnavailable
+from .status import CODES, rich_status
+
+logger = logging.getLogger(__name__)
+
+Handler = Any
+Context = ServicerContext[Any, Any]
+
+
+class Malformed:
+    """Stands for a request whose bytes are no such message.
+
+    Left to itself grpc answers INTERNAL to those, as if the server had failed.
+    """
+
+
+class Boundary(ServerInterceptor):
+    """Turns what the services raise into statuses with details, and bugs into INTERNAL with an incident id.
+
+    Nothing of an unforeseen exception reaches the caller but that id.
+    """
+
+    def __init__(self) -> None:
+        self._wrapped: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], details: grpc.HandlerCallDetails
+    ) -> Handler:
+        """Wraps the method's handler, once."""
+        method = details.method
+        wrapped = self._wrapped.get(method)
+        if wrapped is None:
+            handler = await continuation(details)
+            if handler is None:  # an unknown method; not kept, so that made-up names fill no memory
+                return None
+            wrapped = self._wrapped[method] = _wrap(handler, method)
+        return wrapped
+
+
+def _wrap(handler: Handler, method: str) -> Handler:
+    deserialize = handler.request_deserializer
+
+    def deserialize_safely(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            return Malformed()
+
+    if deserialize is not None:
+        handler = handler._replace(request_deserializer=deserialize_safely)
+    if handler.unary_unary:
+        return handler._replace(unary_unary=_guard_unary(handler.unary_unary, method))
+    if handler.unary_stream:
+        return handler._replace(unary_stream=_guard_stream(handler.unary_stream, method))
+    return handler  # of the services, only reflection has streams of requests
+
+
+def _guard_unary(behavior: Callable[[Any, Context], Any], method: str) -> Callable[[Any, Context], Any]:
+    async def call(request: Any, context: Context) -> Any:
+        try:
+            _check_decoded(request)
+            answer = behavior(request, context)
+            return await answer if asyncio.iscoroutine(answer) else answer
+        except (asyncio.CancelledError, AbortError):
+            raise
+        except Exception as error:
+            refusal = _refusal_of(error, method)
+        await _abort(context, refusal)
+
+    return call
+
+
+def _guard_stream(behavior: Callable[[Any, Context], Any], method: str) -> Callable[[Any, Context], Any]:
+    async def call(request: Any, context: Context) -> None:
+        try:
+            _check_decoded(request)
+            answer = behavior(request, context)
+            if hasattr(answer, "__aiter__"):
+                async for message in answer:
+                    await context.write(message)
+            else:
+                await answer
+        except (asyncio.CancelledError, AbortError):
+            raise
+        except Exception as error:
+            refusal = _refusal_of(error, method)
+        else:
+            return
+        await _abort(context, refusal)
+
+    return call
+
+
+def _check_decoded(request: Any) -> None:
+    if isinstance(request, Malformed):
+        rule = "the bytes are not a valid message of the method's request type"
+        raise Refused(Reason.FIELD_INVALID, rule, violations=(("", rule),))
+
+
+def _refusal_of(error: Exception, method: str) -> Refused:
+    match error:
+        case Refused():
+            return error
+        case StorageUnavailable():
+            logger.warning("%s: storage is unavailable: %s", method, error)
+            return Refused(
+                Reason.STORAGE_UNAVAILABLE, "Postgres does not answer; send the same request again", retry_after=1.0
+            )
+        case Contended():
+            return Refused(Reason.CONTENTION, "Postgres is busy with others; try again", retry_after=0.2)
+        case NotImplementedError():
+            return Refused(
+                Reason.NOT_IMPLEMENTED, "this version of the server does not serve the method yet", method=method
+            )
+    incident = secrets.token_hex(8)
+    logger.error("incident %s in %s", incident, method, exc_info=error)
+    return Refused(Reason.INTERNAL, f"internal error, incident {incident}", incidentId=incident)
+
+
+async def _abort(context: Context, refusal: Refused) -> NoReturn:
+    status = rich_status(refusal)
+    await context.abort(
+        CODES[refusal.reason],
+        refusal.message,
+        trailing_metadata=(("grpc-status-details-bin", status.SerializeToString()),),
+    )
+    raise AssertionError("unreachable")

@@ -1,0 +1,231 @@
+"""The service CreditLedger: validates, calls the ledger, answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from creditledger.v1 import credit_ledger_pb2 as pb
+from creditledger.v1 import resources_pb2
+from creditledger.v1.credit_ledger_pb2_grpc import CreditLedgerServicer
+
+from ..domain.commands import Deduct
+from ..domain.decide import Accepted
+from ..domain.entry import Entry, EntryKind
+from ..domain.refusal import Reason, Refused
+from ..ledger.ledger import Ledger, Standing
+from ..ledger.reader import Check, Checked
+from ..storage.reads import EntryFilter
+from ..watch.stream import Message, Signal, Watcher
+from . import convert
+from .context import Context, accepted, deadline_of
+from .paging import Pages
+from .status import item_status, reason_number
+from .validate import Fields
+
+MAX_BATCH = 1_000
+MAX_WATCHED = 1_000
+
+
+class CreditLedgerService(CreditLedgerServicer):
+    """The data plane. Methods that are not here answer UNIMPLEMENTED."""
+
+    def __init__(self, ledger: Ledger, watcher: Watcher, default_deadline: float) -> None:
+        self._ledger = ledger
+        self._watcher = watcher
+        self._pages = Pages(ledger.identity.cursor_key)
+        self._default_deadline = default_deadline
+
+    async def CanPerform(self, request: pb.CanPerformRequest, context: Context) -> pb.CanPerformResponse:  # noqa: D102, N802
+        fields = Fields()
+        check = Check(
+            account_id=fields.identifier("account_id", request.account_id),
+            operation=fields.name("operation", request.operation),
+            quantity=fields.quantity(request),
+            metrics=fields.metrics("metrics", request.metrics),
+            account_level=fields.optional_name("account_level", request.account_level),
+        )
+        fields.check()
+        return _can_perform(await self._ledger.check(check, deadline_of(context, self._default_deadline)))
+
+    async def Deduct(self, request: pb.DeductRequest, context: Context) -> pb.DeductResponse:  # noqa: D102, N802
+        command = _deduct_command(request)
+        [answer] = await self._ledger.write([command], deadline_of(context, self._default_deadline))
+        return _deducted(accepted(answer))
+
+    async def BatchDeduct(self, request: pb.BatchDeductRequest, context: Context) -> pb.BatchDeductResponse:  # noqa: D102, N802
+        if not 1 <= len(request.requests) <= MAX_BATCH:
+            raise _field_invalid("requests", f"must be 1 to {MAX_BATCH} requests")
+        commands = [_command_or_refusal(item) for item in request.requests]
+        answers = iter(
+            await self._ledger.write(
+                [command for command in commands if not isinstance(command, Refused)],
+                deadline_of(context, self._default_deadline),
+            )
+        )
+        return pb.BatchDeductResponse(
+            results=[_result(item if isinstance(item, Refused) else next(answers)) for item in commands]
+        )
+
+    async def GetBalance(self, request: pb.GetBalanceRequest, context: Context) -> pb.GetBalanceResponse:  # noqa: D102, N802
+        fields = Fields()
+        fields.identifier("account_id", request.account_id)
+        fields.check()
+        if request.WhichOneof("at"):
+            raise NotImplementedError
+        return _balance(await self._ledger.standing(request.account_id))
+
+    async def GetEntry(self, request: pb.GetEntryRequest, context: Context) -> pb.GetEntryResponse:  # noqa: D102, N802
+        fields = Fields()
+        fields.identifier("account_id", request.account_id)
+        revision = None
+        match request.WhichOneof("key"):
+            case "revision":
+                revision = fields.between("revision", request.revision, 1, 2**63 - 1)
+            case "request_id":
+                fields.identifier("request_id", request.request_id)
+            case None:
+                fields.wrong("revision", "either revision or request_id is required")
+        fields.check()
+        entry = await self._ledger.entry(request.account_id, revision, request.request_id)
+        return pb.GetEntryResponse(entry=convert.entry(entry))
+
+    async def ListEntries(self, request: pb.ListEntriesRequest, context: Context) -> pb.ListEntriesResponse:  # noqa: D102, N802
+        fields = Fields()
+        fields.identifier("account_id", request.account_id)
+        size = fields.page_size(request.page_size)
+        which = _entry_filter(fields, request, self._pages.position(fields, request))
+        fields.check()
+        entries = await self._ledger.entries(request.account_id, which, size + 1)
+        token = self._pages.token(request, entries[size - 1].revision) if len(entries) > size else ""
+        return pb.ListEntriesResponse(
+            entries=[convert.entry(entry) for entry in entries[:size]], next_page_token=token
+        )
+
+    async def WatchUsage(  # noqa: D102, N802
+        self, request: pb.WatchUsageRequest, context: Context
+    ) -> AsyncIterator[pb.WatchUsageResponse]:
+        fields = Fields()
+        if len(request.account_ids) > MAX_WATCHED:
+            fields.wrong("account_ids", f"must be at most {MAX_WATCHED} accounts")
+        for index, account_id in enumerate(request.account_ids[:MAX_WATCHED]):
+            fields.identifier(f"account_ids[{index}]", account_id)
+        fields.enums("kinds", request.kinds, resources_pb2.EntryKind.values())
+        fields.check()
+        if request.HasField("min_interval"):
+            raise NotImplementedError
+        async for message in self._watcher.watch(request.account_ids, request.cursor, frozenset(request.kinds)):
+            yield _watch_message(message)
+
+
+def _deduct_command(request: pb.DeductRequest) -> Deduct:
+    fields = Fields()
+    command = Deduct(
+        request_id=fields.identifier("request_id", request.request_id),
+        account_id=fields.identifier("account_id", request.account_id),
+        operation=fields.name("operation", request.operation),
+        quantity=fields.quantity(request),
+        usage=fields.usage(request.usage) if request.HasField("usage") else None,
+        account_level=fields.optional_name("account_level", request.account_level),
+    )
+    fields.check()
+    return command
+
+
+def _command_or_refusal(request: pb.DeductRequest) -> Deduct | Refused:
+    try:
+        return _deduct_command(request)
+    except Refused as refusal:
+        return refusal
+
+
+def _deducted(answer: Accepted) -> pb.DeductResponse:
+    entry = convert.entry(answer.entry)
+    return pb.DeductResponse(
+        entry=entry,
+        cost=entry.cost,
+        balance=entry.balance,
+        limits=convert.limits(answer.entry.limits),
+        replayed=answer.replayed,
+    )
+
+
+def _result(answer: Accepted | Refused) -> pb.BatchDeductResult:
+    if isinstance(answer, Refused):
+        return pb.BatchDeductResult(status=item_status(answer))
+    return pb.BatchDeductResult(response=_deducted(answer))
+
+
+def _can_perform(checked: Checked) -> pb.CanPerformResponse:
+    evaluation = checked.evaluation
+    return pb.CanPerformResponse(
+        allowed=not evaluation.denials,
+        denials=[
+            pb.Denial(reason=reason_number(denial.reason), message=denial.message, shortfall=denial.shortfall)
+            for denial in evaluation.denials
+        ],
+        cost=evaluation.cost,
+        balance=convert.balance(checked.account),
+        limits=convert.limits(evaluation.limits),
+        catalog_version=checked.catalog_version,
+        revision=checked.account.revision,
+        decide_time=convert.timestamp(checked.now),
+    )
+
+
+def _balance(standing: Standing) -> pb.GetBalanceResponse:
+    return pb.GetBalanceResponse(
+        account=convert.account(standing.account),
+        balance=convert.balance(standing.account),
+        limits=convert.limits(standing.limits),
+        grants=[convert.grant(grant, remaining) for grant, remaining in standing.grants],
+        revision=standing.account.revision,
+        read_time=convert.timestamp(standing.now),
+    )
+
+
+def _entry_filter(fields: Fields, request: pb.ListEntriesRequest, after: int | None) -> EntryFilter:
+    """The filter of a page that continues after the revision ``after``."""
+    fields.between("from_revision", request.from_revision, 0, 2**63 - 1)
+    fields.between("to_revision", request.to_revision, 0, 2**63 - 1)
+    fields.enums("kinds", request.kinds, resources_pb2.EntryKind.values())
+    if request.order not in pb.EntryOrder.values():
+        fields.wrong("order", "must be a known value")
+    newest_first = request.order != pb.ENTRY_ORDER_OLDEST_FIRST
+    first, last = request.from_revision or 1, request.to_revision or None
+    if after is not None:
+        first, last = (first, after - 1) if newest_first else (after + 1, last)
+    return EntryFilter(
+        from_revision=first,
+        to_revision=last,
+        start_time=fields.time("start_time", request.start_time) if request.HasField("start_time") else None,
+        end_time=fields.time("end_time", request.end_time) if request.HasField("end_time") else None,
+        kinds=tuple(request.kinds),
+        operation=fields.optional_name("operation", request.operation),
+        newest_first=newest_first,
+    )
+
+
+def _watch_message(message: Message) -> pb.WatchUsageResponse:
+    body = message.body
+    if isinstance(body, Entry):
+        change = pb.UsageChange(entry=convert.entry(body), limits=convert.limits(body.limits))
+        return pb.WatchUsageResponse(cursor=message.cursor, change=change)
+    if isinstance(body, Standing):
+        return pb.WatchUsageResponse(cursor=message.cursor, snapshot=_snapshot(body))
+    if body is Signal.CAUGHT_UP:
+        return pb.WatchUsageResponse(cursor=message.cursor, caught_up=pb.CaughtUp())
+    return pb.WatchUsageResponse(cursor=message.cursor, heartbeat=pb.Heartbeat())
+
+
+def _snapshot(standing: Standing) -> pb.UsageSnapshot:
+    return pb.UsageSnapshot(
+        account=convert.account(standing.account),
+        balance=convert.balance(standing.account),
+        limits=convert.limits(standing.limits),
+        revision=standing.account.revision,
+        read_time=convert.timestamp(standing.now),
+    )
+
+
+def _field_invalid(field: str, rule: str) -> Refused:
+    return Refused(Reason.FIELD_INVALID, f"invalid: {field}", violations=((field, rule),))

@@ -1,0 +1,60 @@
+"""grpc.health.v1: SERVING only while Postgres answers and holds the schema that this server knows."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from grpc_health.v1 import health, health_pb2
+from grpc_health.v1._async import HealthServicer
+
+from ..storage.connect import Database
+from ..storage.errors import BatchRejected, Contended, StorageUnavailable
+
+logger = logging.getLogger(__name__)
+
+PROBE_SECONDS = 0.5
+_PROBE_TIMEOUT = 2.0
+
+
+class Health:
+    """Probes the database and sets the status of every service, "" included."""
+
+    def __init__(self, database: Database, schema_version: str, services: Sequence[str]) -> None:
+        self.servicer: HealthServicer = health.aio.HealthServicer()
+        self._database = database
+        self._schema_version = schema_version
+        self._services = ("", *services)
+        self._serving = False
+
+    async def start(self) -> None:
+        """NOT_SERVING until the first good probe; grpc's own default for "" is SERVING."""
+        await self._set(serving=False)
+
+    async def run(self) -> None:
+        """Probes until cancelled."""
+        while True:
+            serving = await self._probe()
+            if serving != self._serving:
+                logger.warning("health: %s", "SERVING" if serving else "NOT_SERVING")
+                await self._set(serving=serving)
+            await asyncio.sleep(PROBE_SECONDS)
+
+    async def drain(self) -> None:
+        """NOT_SERVING for good."""
+        await self.servicer.enter_graceful_shutdown()
+
+    async def _probe(self) -> bool:
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT):
+                info = await self._database.info()
+        except (StorageUnavailable, Contended, BatchRejected, TimeoutError):
+            return False
+        return info.schema_version == self._schema_version
+
+    async def _set(self, *, serving: bool) -> None:
+        self._serving = serving
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in self._services:
+            await self.servicer.set(service, status)

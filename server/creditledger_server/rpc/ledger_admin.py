@@ -1,0 +1,138 @@
+"""The service LedgerAdmin: validates, calls the ledger, answers."""
+
+from __future__ import annotations
+
+from creditledger.v1 import ledger_admin_pb2 as pb
+from creditledger.v1.ledger_admin_pb2_grpc import LedgerAdminServicer
+
+from .. import __version__
+from ..domain.commands import Command, GrantCredits, OpenAccount
+from ..domain.decide import Accepted
+from ..domain.refusal import Reason, Refused
+from ..ledger.ledger import Ledger
+from ..storage.connect import Database
+from . import convert
+from .catalog_messages import catalog_message, catalog_of
+from .context import Context, accepted, deadline_of
+from .paging import Pages
+from .validate import Fields
+
+MAX_PRIORITY = 1_000
+
+
+class LedgerAdminService(LedgerAdminServicer):
+    """The control plane. Methods that are not here answer UNIMPLEMENTED."""
+
+    def __init__(self, ledger: Ledger, database: Database, default_deadline: float) -> None:
+        self._ledger = ledger
+        self._database = database
+        self._pages = Pages(ledger.identity.cursor_key)
+        self._default_deadline = default_deadline
+
+    async def OpenAccount(self, request: pb.OpenAccountRequest, context: Context) -> pb.OpenAccountResponse:  # noqa: D102, N802
+        fields = Fields()
+        command = OpenAccount(
+            request_id=fields.identifier("request_id", request.request_id),
+            account_id=fields.identifier("account_id", request.account_id),
+            level=fields.optional_name("level", request.level),
+            labels=fields.labels("labels", request.labels),
+        )
+        fields.check()
+        entry, replayed = await self._write(command, context)
+        return pb.OpenAccountResponse(
+            account=convert.opened_account(entry), entry=convert.entry(entry), replayed=replayed
+        )
+
+    async def GetAccount(self, request: pb.GetAccountRequest, context: Context) -> pb.GetAccountResponse:  # noqa: D102, N802
+        fields = Fields()
+        fields.identifier("account_id", request.account_id)
+        fields.check()
+        return pb.GetAccountResponse(account=convert.account(await self._ledger.account(request.account_id)))
+
+    async def ListAccounts(self, request: pb.ListAccountsRequest, context: Context) -> pb.ListAccountsResponse:  # noqa: D102, N802
+        fields = Fields()
+        if request.prefix:
+            fields.identifier("prefix", request.prefix)
+        level = fields.optional_name("level", request.level)
+        size = fields.page_size(request.page_size)
+        after = self._pages.position(fields, request) or ""
+        fields.check()
+        accounts = await self._ledger.accounts(after, request.prefix, level, size + 1)
+        token = self._pages.token(request, accounts[size - 1].account_id) if len(accounts) > size else ""
+        return pb.ListAccountsResponse(
+            accounts=[convert.account(account) for account in accounts[:size]], next_page_token=token
+        )
+
+    async def GrantCredits(self, request: pb.GrantCreditsRequest, context: Context) -> pb.GrantCreditsResponse:  # noqa: D102, N802
+        command = _grant_command(request)
+        entry, replayed = await self._write(command, context)
+        message = convert.entry(entry)
+        return pb.GrantCreditsResponse(
+            grant=convert.new_grant(entry), entry=message, balance=message.balance, replayed=replayed
+        )
+
+    async def GetCatalog(self, request: pb.GetCatalogRequest, context: Context) -> pb.GetCatalogResponse:  # noqa: D102, N802
+        version = request.version if request.HasField("version") else None
+        found = await self._ledger.catalogs.get(version)
+        if found is None:
+            raise Refused(
+                Reason.CATALOG_NOT_FOUND, f"no catalog of version {version}" if version else "no catalog yet",
+                version=version or 0,
+            )  # fmt: skip
+        return pb.GetCatalogResponse(catalog=catalog_message(found))
+
+    async def UpdateCatalog(self, request: pb.UpdateCatalogRequest, context: Context) -> pb.UpdateCatalogResponse:  # noqa: D102, N802
+        fields = Fields()
+        fields.identifier("request_id", request.request_id)
+        if not request.HasField("catalog"):
+            fields.wrong("catalog", "is required")
+        fields.check()
+        expected = request.expected_version if request.HasField("expected_version") else None
+        updated, replayed = await self._ledger.catalogs.update(
+            request.request_id, catalog_of(request.catalog), expected
+        )
+        return pb.UpdateCatalogResponse(catalog=catalog_message(updated), replayed=replayed)
+
+    async def VerifyAccount(self, request: pb.VerifyAccountRequest, context: Context) -> pb.VerifyAccountResponse:  # noqa: D102, N802
+        fields = Fields()
+        fields.identifier("account_id", request.account_id)
+        fields.check()
+        account, entries, finding = await self._ledger.verify(request.account_id)
+        return pb.VerifyAccountResponse(
+            valid=finding is None,
+            entries=entries,
+            first_bad_revision=finding.revision if finding else 0,
+            problem=finding.problem if finding else "",
+            head_hash=account.head_hash if account else b"",
+        )
+
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:  # noqa: D102, N802
+        info = await self._database.info()
+        return pb.GetServerInfoResponse(
+            ledger_id=str(self._ledger.identity.ledger_id),
+            decimals=self._ledger.identity.decimals,
+            server_version=__version__,
+            schema_version=info.schema_version,
+            catalog_version=info.catalog_version,
+            server_time=convert.timestamp(info.now),
+        )
+
+    async def _write(self, command: Command, context: Context) -> Accepted:
+        [answer] = await self._ledger.write([command], deadline_of(context, self._default_deadline))
+        return accepted(answer)
+
+
+def _grant_command(request: pb.GrantCreditsRequest) -> GrantCredits:
+    fields = Fields()
+    command = GrantCredits(
+        request_id=fields.identifier("request_id", request.request_id),
+        account_id=fields.identifier("account_id", request.account_id),
+        amount=fields.amount("amount", request.amount),
+        priority=fields.between("priority", request.priority, -MAX_PRIORITY, MAX_PRIORITY),
+        reason=fields.text("reason", request.reason),
+        labels=fields.labels("labels", request.labels),
+    )
+    fields.check()
+    if request.HasField("effective_time") or request.HasField("expire_time"):
+        raise NotImplementedError  # grants that begin or expire come with the sweeper
+    return command

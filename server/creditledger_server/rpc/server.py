@@ -1,0 +1,144 @@
+"""A server process from its start to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+
+import grpc
+from creditledger.v1 import credit_ledger_pb2, ledger_admin_pb2
+from creditledger.v1.credit_ledger_pb2_grpc import add_CreditLedgerServicer_to_server
+from creditledger.v1.ledger_admin_pb2_grpc import add_LedgerAdminServicer_to_server
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from grpc_reflection.v1alpha import reflection
+
+from ..config import Settings
+from ..domain.catalog import Catalog
+from ..domain.refusal import Refused
+from ..ledger.ledger import Ledger
+from ..storage.catalogs import ensure_ledger
+from ..storage.connect import Database
+from ..storage.errors import StorageUnavailable
+from ..storage.schema import expected_version
+from ..watch.hub import Hub
+from ..watch.stream import Watcher
+from .boundary import Boundary
+from .credit_ledger import CreditLedgerService
+from .health import Health
+from .ledger_admin import LedgerAdminService
+
+logger = logging.getLogger(__name__)
+
+GRACE_SECONDS = 10.0
+
+SERVICES = (
+    credit_ledger_pb2.DESCRIPTOR.services_by_name["CreditLedger"].full_name,
+    ledger_admin_pb2.DESCRIPTOR.services_by_name["LedgerAdmin"].full_name,
+)
+
+_OPTIONS = (
+    ("grpc.so_reuseport", 0),  # two servers must not share a port unnoticed
+    ("grpc.max_receive_message_length", 4 << 20),
+    ("grpc.max_metadata_size", 16 << 10),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+)
+
+
+class StartupError(Exception):
+    """The server cannot start; the message is one line for its operator."""
+
+
+async def serve(
+    settings: Settings, dsn: str, *, catalog: Catalog | None, on_ready: Callable[[str], None]
+) -> None:
+    """Serves until SIGTERM or SIGINT, then drains. ``on_ready`` is told the address. Raises StartupError."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    database = Database(
+        dsn,
+        pool_size=settings.pool_size,
+        lock_timeout=settings.lock_timeout_ms,
+        statement_timeout=settings.statement_timeout_ms,
+    )
+    try:
+        await database.open()
+        await _serve_on(database, settings, catalog, on_ready, stop)
+    except StorageUnavailable as error:
+        raise StartupError(f"cannot use the database: {_one_line(error)}") from error
+    except Refused as refusal:
+        raise StartupError(refusal.message) from refusal
+    finally:
+        await database.close()
+
+
+async def _serve_on(
+    database: Database,
+    settings: Settings,
+    catalog: Catalog | None,
+    on_ready: Callable[[str], None],
+    stop: asyncio.Event,
+) -> None:
+    async with database.connection() as conn:
+        identity = await ensure_ledger(conn, settings.decimals)
+    hub = Hub(database.connection, settings.watch_poll_ms / 1_000)
+    ledger = Ledger(
+        database,
+        identity,
+        lanes=settings.lanes,
+        max_batch=settings.max_batch,
+        queue_limit=settings.queue_limit,
+        on_commit=hub.committed,
+    )
+    if catalog is not None:
+        await ledger.catalogs.apply(catalog)
+    health = Health(database, expected_version(), SERVICES)
+    await health.start()
+    watcher = Watcher(ledger, database.connection, hub, settings.heartbeat_seconds)
+    server = _create_server(ledger, database, watcher, health, settings)
+    port = _bind(server, settings.listen)
+    async with asyncio.TaskGroup() as tasks:
+        background = [tasks.create_task(work()) for work in (ledger.run, hub.run, health.run)]
+        await server.start()
+        on_ready(f"{settings.listen.rpartition(':')[0]}:{port}")
+        await stop.wait()
+        await _drain(server, hub, health)
+        for task in background:
+            task.cancel()
+
+
+def _create_server(
+    ledger: Ledger, database: Database, watcher: Watcher, health: Health, settings: Settings
+) -> grpc.aio.Server:
+    server = grpc.aio.server(interceptors=[Boundary()], options=_OPTIONS)
+    deadline = settings.default_deadline_ms / 1_000
+    add_CreditLedgerServicer_to_server(CreditLedgerService(ledger, watcher, deadline), server)
+    add_LedgerAdminServicer_to_server(LedgerAdminService(ledger, database, deadline), server)
+    add_HealthServicer_to_server(health.servicer, server)
+    health_service = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+    reflection.enable_server_reflection([*SERVICES, health_service, reflection.SERVICE_NAME], server)
+    return server
+
+
+def _bind(server: grpc.aio.Server, address: str) -> int:
+    try:
+        return server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise StartupError(f"cannot listen on {address}: is another server there?") from error
+
+
+async def _drain(server: grpc.aio.Server, hub: Hub, health: Health) -> None:
+    """Lets callers go elsewhere: first they are told, then streams end, then calls under way finish."""
+    await health.drain()
+    hub.drain()
+    await server.stop(GRACE_SECONDS)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

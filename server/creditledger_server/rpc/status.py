@@ -1,0 +1,117 @@
+"""From refusals to statuses: the table of contract §7, in one place."""
+
+from __future__ import annotations
+
+from creditledger.v1 import resources_pb2
+from creditledger.v1.error_reason_pb2 import ErrorReason
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2 as details_pb2
+from google.rpc import status_pb2
+from grpc import StatusCode
+
+from ..domain.refusal import Reason, Refused
+from ..domain.times import iso_time
+
+DOMAIN = "creditledger"
+
+CODES: dict[Reason, StatusCode] = {
+    Reason.FIELD_INVALID: StatusCode.INVALID_ARGUMENT,
+    Reason.OPERATION_UNKNOWN: StatusCode.INVALID_ARGUMENT,
+    Reason.LEVEL_UNKNOWN: StatusCode.INVALID_ARGUMENT,
+    Reason.ACCOUNT_NOT_FOUND: StatusCode.NOT_FOUND,
+    Reason.ENTRY_NOT_FOUND: StatusCode.NOT_FOUND,
+    Reason.CATALOG_NOT_FOUND: StatusCode.NOT_FOUND,
+    Reason.INSUFFICIENT_CREDITS: StatusCode.FAILED_PRECONDITION,
+    Reason.LIMIT_EXCEEDED: StatusCode.RESOURCE_EXHAUSTED,
+    Reason.ACCOUNT_FROZEN: StatusCode.FAILED_PRECONDITION,
+    Reason.ACCOUNT_CLOSED: StatusCode.FAILED_PRECONDITION,
+    Reason.REQUEST_ID_REUSED: StatusCode.ALREADY_EXISTS,
+    Reason.ACCOUNT_EXISTS: StatusCode.ALREADY_EXISTS,
+    Reason.VERSION_MISMATCH: StatusCode.ABORTED,
+    Reason.CONTENTION: StatusCode.ABORTED,
+    Reason.SERVER_OVERLOADED: StatusCode.RESOURCE_EXHAUSTED,
+    Reason.STORAGE_UNAVAILABLE: StatusCode.UNAVAILABLE,
+    Reason.SHUTTING_DOWN: StatusCode.UNAVAILABLE,
+    Reason.DEADLINE_PASSED: StatusCode.DEADLINE_EXCEEDED,
+    Reason.CURSOR_INVALID: StatusCode.INVALID_ARGUMENT,
+    Reason.CURSOR_AHEAD: StatusCode.OUT_OF_RANGE,
+    Reason.NOT_IMPLEMENTED: StatusCode.UNIMPLEMENTED,
+    Reason.INTERNAL: StatusCode.INTERNAL,
+}
+
+
+def reason_number(reason: Reason) -> ErrorReason:
+    """The public enum's value of a reason."""
+    return ErrorReason.Value(f"ERROR_REASON_{reason.value}")
+
+
+def metadata(refusal: Refused) -> dict[str, str]:
+    """What ErrorInfo tells: the refusal's own values, and at which revision and time it was decided."""
+    told = dict(refusal.metadata)
+    if refusal.revision is not None and refusal.decide_time is not None:
+        told["revision"] = str(refusal.revision)
+        told["decideTime"] = iso_time(refusal.decide_time)
+    return told
+
+
+def rich_status(refusal: Refused) -> status_pb2.Status:
+    """The status with its details, as ``grpc-status-details-bin`` carries it."""
+    messages: list[Message] = [
+        details_pb2.ErrorInfo(reason=refusal.reason.value, domain=DOMAIN, metadata=metadata(refusal))
+    ]
+    if detail := _detail(refusal):
+        messages.append(detail)
+    if refusal.retry_after is not None:
+        delay = Duration()
+        delay.FromMicroseconds(int(refusal.retry_after * 1e6))
+        messages.append(details_pb2.RetryInfo(retry_delay=delay))
+    return status_pb2.Status(
+        code=CODES[refusal.reason].value[0], message=refusal.message, details=[_packed(m) for m in messages]
+    )
+
+
+def item_status(refusal: Refused) -> resources_pb2.ItemStatus:
+    """The same for one item of a batch."""
+    return resources_pb2.ItemStatus(
+        code=CODES[refusal.reason].value[0],
+        reason=reason_number(refusal.reason),
+        message=refusal.message,
+        metadata=metadata(refusal),
+        field_violations=[
+            resources_pb2.ItemStatus.FieldViolation(field=field, description=rule)
+            for field, rule in refusal.violations
+        ],
+    )
+
+
+def _detail(refusal: Refused) -> Message | None:
+    """The detail that fits besides ErrorInfo and RetryInfo."""
+    told = refusal.metadata
+    if refusal.violations:
+        return details_pb2.BadRequest(
+            field_violations=[
+                details_pb2.BadRequest.FieldViolation(field=field, description=rule)
+                for field, rule in refusal.violations
+            ]
+        )
+    if CODES[refusal.reason] is StatusCode.NOT_FOUND:
+        kind = refusal.reason.value.removesuffix("_NOT_FOUND").lower()
+        name = told.get("accountId") or told.get("version", "")
+        return details_pb2.ResourceInfo(resource_type=kind, resource_name=name, description=refusal.message)
+    if refusal.reason is Reason.INSUFFICIENT_CREDITS:
+        violation = details_pb2.PreconditionFailure.Violation(
+            type=refusal.reason.value, subject="balance.available", description=refusal.message
+        )
+        return details_pb2.PreconditionFailure(violations=[violation])
+    if refusal.reason is Reason.LIMIT_EXCEEDED:
+        quota = details_pb2.QuotaFailure.Violation(subject=told["operation"], description=refusal.message)
+        return details_pb2.QuotaFailure(violations=[quota])
+    return None
+
+
+def _packed(message: Message) -> Any:
+    packed = Any()
+    packed.Pack(message)
+    return packed

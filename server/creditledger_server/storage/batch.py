@@ -1,0 +1,232 @@
+"""One transaction for many requests, in two round trips: lock and load, then write and commit.
+
+The lock is a statement of its own and everything else is read by later ones: in READ COMMITTED a statement that waited
+for a lock sees the locked row as it is now, but everything else as it was before the wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from psycopg import AsyncCursor
+
+from ..domain.account import Account, Use
+from ..domain.entry import draws_text, limits_text
+from ..domain.periods import Period
+from ..domain.times import iso_time, to_micros
+from .arrays import bytes_array, int_array, text_array
+from .connect import Connection
+from .errors import translated
+from .rows import ACCOUNT_COLUMNS, ENTRY_COLUMNS, account_from_row, entry_from_row, lots_text
+
+
+class Wanted(NamedTuple):
+    """What a batch needs: accounts (sorted: the order of locking), (account, request id) pairs, counters of uses."""
+
+    accounts: Sequence[str]
+    requests: Sequence[tuple[str, str]]
+    uses: Sequence[tuple[str, str, Period]]
+
+
+class Loaded(NamedTuple):
+    """What a batch found, under the locks. ``accounts`` lacks those that do not exist."""
+
+    accounts: dict[str, Account]
+    now: int
+    transaction_id: int
+    catalog_version: int
+
+
+_LOCK = f"""
+SELECT {ACCOUNT_COLUMNS} FROM account WHERE account_id = ANY(%s::text[])
+ORDER BY account_id FOR NO KEY UPDATE
+"""
+
+# The LATERAL probe with its LIMIT keeps the planner from joining against an account's whole history (architecture §6).
+_LOAD_REQUESTS = f"""
+SELECT context.*, earlier.* FROM (
+    SELECT clock_timestamp(), pg_current_xact_id()::text::bigint,
+           coalesce((SELECT max(version) FROM catalog), 0)
+) AS context LEFT JOIN LATERAL (
+    SELECT found.* FROM unnest(%s::text[], %s::text[]) AS wanted (account_id, request_id)
+    CROSS JOIN LATERAL (
+        SELECT {ENTRY_COLUMNS} FROM entry
+        WHERE entry.account_id = wanted.account_id AND entry.request_id = wanted.request_id LIMIT 1
+    ) AS found
+) AS earlier ON true
+"""
+
+_LOAD_USES = """
+SELECT found.* FROM unnest(%s::text[], %s::text[], %s::smallint[]) AS wanted (account_id, operation, period)
+CROSS JOIN LATERAL (
+    SELECT account_id, operation, period, period_start, uses FROM limit_use
+    WHERE limit_use.account_id = wanted.account_id AND limit_use.operation = wanted.operation
+      AND limit_use.period = wanted.period LIMIT 1
+) AS found
+"""
+
+_OPEN_ACCOUNTS = """
+INSERT INTO account (account_id, revision, available, reserved, granted, spent, forfeited, commit_position, last_time,
+                     create_time, state, level, head_hash, lots, labels)
+SELECT * FROM unnest(
+    %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],
+    %s::timestamptz[], %s::timestamptz[], %s::smallint[], %s::text[], %s::bytea[], %s::json[], %s::json[])
+"""
+
+_UPDATE_ACCOUNTS = """
+UPDATE account SET
+    revision = new.revision, available = new.available, reserved = new.reserved, granted = new.granted,
+    spent = new.spent, forfeited = new.forfeited, commit_position = new.commit_position, last_time = new.last_time,
+    level = new.level, head_hash = new.head_hash, lots = new.lots
+FROM unnest(
+    %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],
+    %s::timestamptz[], %s::text[], %s::bytea[], %s::json[]
+) AS new (account_id, revision, available, reserved, granted, spent, forfeited, commit_position, last_time,
+          level, head_hash, lots)
+WHERE account.account_id = new.account_id
+"""
+
+_INSERT_ENTRIES = """
+INSERT INTO entry (account_id, revision, kind, create_time, amount, cost, available, reserved, spent, forfeited, quantity,
+                   catalog_version, operation, request_id, fingerprint, draws, limits, usage, details, hash)
+SELECT * FROM unnest(
+    %s::text[], %s::bigint[], %s::smallint[], %s::timestamptz[], %s::bigint[], %s::bigint[], %s::bigint[],
+    %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::integer[], %s::text[], %s::text[], %s::bytea[],
+    %s::text[], %s::text[], %s::json[], %s::json[], %s::bytea[])
+"""
+
+_INSERT_GRANTS = """
+INSERT INTO grant_lot (account_id, revision, amount, priority, source, create_time, reason, labels)
+SELECT * FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::integer[], %s::smallint[], %s::timestamptz[],
+                     %s::text[], %s::json[])
+"""
+
+_UPSERT_USES = """
+INSERT INTO limit_use (account_id, operation, period, period_start, uses)
+SELECT * FROM unnest(%s::text[], %s::text[], %s::smallint[], %s::timestamptz[], %s::bigint[])
+ON CONFLICT (account_id, operation, period) DO UPDATE SET period_start = excluded.period_start, uses = excluded.uses
+"""
+
+_INSERT_COMMIT = """
+INSERT INTO commit_log (position, account_id, account_ids, first_revisions, last_revisions)
+VALUES (%s, %s, %s::text[], %s::bigint[], %s::bigint[])
+"""
+
+
+async def lock_and_load(conn: Connection, wanted: Wanted) -> Loaded:
+    """Begins the transaction, locks the accounts in order and reads what the batch needs. Raises as ``translated``."""
+    with translated():
+        async with conn.pipeline():
+            await conn.execute("BEGIN")
+            accounts = await conn.execute(_LOCK, [text_array(wanted.accounts)], prepare=True)
+            requests = await conn.execute(_LOAD_REQUESTS, _columns(wanted.requests, "tt"), prepare=True)
+            uses = await conn.execute(_LOAD_USES, _columns(wanted.uses, "tti"), prepare=True) if wanted.uses else None
+        loaded = await _assemble(accounts, requests)
+        if uses:
+            _attach_uses(loaded.accounts, await uses.fetchall())
+    return loaded
+
+
+async def write_and_commit(conn: Connection, accounts: Iterable[Account], transaction_id: int) -> None:
+    """Writes what the batch changed and commits; returns once Postgres has reported the commit.
+
+    Raises as ``translated``; after StorageUnavailable it is unknown whether the transaction committed.
+    """
+    changed = sorted(accounts, key=lambda account: account.account_id)
+    position = max(transaction_id, *(account.commit_position for account in changed))
+    for account in changed:
+        account.commit_position = position
+    with translated():
+        async with conn.pipeline():
+            for statement, parameters in _statements(changed, position):
+                await conn.execute(statement, parameters, prepare=True)  # type: ignore[call-overload]
+            await conn.execute("COMMIT")
+
+
+async def rollback(conn: Connection) -> None:
+    """Ends the transaction without a trace and frees its locks. Raises as ``translated``."""
+    with translated():
+        await conn.execute("ROLLBACK")
+
+
+async def _assemble(accounts: AsyncCursor[Any], requests: AsyncCursor[Any]) -> Loaded:
+    found = {row[0]: account_from_row(row) for row in await accounts.fetchall()}
+    rows = await requests.fetchall()
+    now, transaction_id, catalog_version = rows[0][:3]
+    for row in rows:
+        if row[3] is not None and row[3] in found:
+            entry = entry_from_row(row[3:])
+            found[entry.account_id].remembered[str(entry.request_id)] = entry
+    return Loaded(found, to_micros(now), transaction_id, catalog_version)
+
+
+def _attach_uses(accounts: dict[str, Account], rows: list[Any]) -> None:
+    for account_id, operation, period, period_start, uses in rows:
+        if account_id in accounts:
+            accounts[account_id].uses[operation, Period(period)] = Use(to_micros(period_start), uses)
+
+
+def _statements(changed: list[Account], position: int) -> Iterable[tuple[str, list[Any]]]:
+    opened = [account for account in changed if account.written[0].revision == 1]
+    known = [account for account in changed if account.written[0].revision > 1]
+    grants = [grant for account in changed for grant in account.new_grants]
+    uses = [
+        (account.account_id, operation, period, _time(use.period_start), use.uses)
+        for account in changed
+        for operation, period in account.touched_uses
+        for use in [account.uses[operation, period]]
+    ]
+    if opened:
+        yield _OPEN_ACCOUNTS, _columns([_opened_row(account) for account in opened], "tiiiiiiiTTitbtt")
+    if known:
+        yield _UPDATE_ACCOUNTS, _columns([_updated_row(account) for account in known], "tiiiiiiiTtbt")
+    yield _INSERT_ENTRIES, _columns(list(_entry_rows(changed)), "tiiTiiiiiiiittbttttb")
+    if grants:
+        rows = [grant[:5] + (_time(grant.create_time),) + grant[6:] for grant in grants]
+        yield _INSERT_GRANTS, _columns(rows, "tiiiiTtt")
+    if uses:
+        yield _UPSERT_USES, _columns(uses, "ttiTi")
+    yield _INSERT_COMMIT, _commit_row(changed, position)
+
+
+def _updated_row(account: Account) -> tuple[Any, ...]:
+    return (
+        account.account_id, account.revision, account.available, account.reserved, account.granted,
+        account.spent, account.forfeited, account.commit_position, _time(account.last_time),
+        account.level, account.head_hash, lots_text(account.lots),
+    )  # fmt: skip
+
+
+def _opened_row(account: Account) -> tuple[Any, ...]:
+    *known, level, head_hash, lots = _updated_row(account)
+    return (*known, _time(account.create_time), account.state, level, head_hash, lots, account.labels)
+
+
+def _entry_rows(changed: list[Account]) -> Iterable[tuple[Any, ...]]:
+    for account in changed:
+        for e in account.written:
+            yield (
+                e.account_id, e.revision, int(e.kind), _time(e.create_time), e.amount, e.cost, e.available,
+                e.reserved, e.spent, e.forfeited, e.quantity, e.catalog_version, e.operation, e.request_id,
+                e.fingerprint, draws_text(e.draws), limits_text(e.limits), e.usage, e.details, e.hash,
+            )  # fmt: skip
+
+
+def _commit_row(changed: list[Account], position: int) -> list[Any]:
+    account_ids = [account.account_id for account in changed]
+    first = [account.written[0].revision for account in changed]
+    last = [account.revision for account in changed]
+    return [position, account_ids[0], text_array(account_ids), int_array(first), int_array(last)]
+
+
+_time = lru_cache(maxsize=1024)(iso_time)  # the entries of a batch share a few times
+
+_DUMPERS = {"t": text_array, "T": text_array, "i": int_array, "b": bytes_array}
+
+
+def _columns(rows: Sequence[Sequence[Any]], types: str) -> list[Any]:
+    """Turns rows into one array literal per column: t text, T time as text, i integer, b bytes."""
+    columns = zip(*rows, strict=True) if rows else [()] * len(types)
+    return [_DUMPERS[kind](column) for kind, column in zip(types, columns, strict=True)]

@@ -1,0 +1,101 @@
+"""What WatchUsage reads: entries by account and revision, and the commit log by position.
+
+A position never falls from one revision of an account to the next: it is the transaction's own id or, where larger, the position
+that one of its accounts had before (docs/decisions/0003). Transactions commit in any order, but none that is still
+running, or to come, can get a position below the horizon, so what lies below it is complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ..domain.entry import Entry
+from .arrays import text_array
+from .connect import Connection
+from .errors import translated
+from .rows import ENTRY_COLUMNS, entry_from_row
+
+
+class Positions(NamedTuple):
+    """Below ``horizon`` the commit log is complete; ``next`` is above every position so far."""
+
+    horizon: int
+    next: int
+
+
+class Committed(NamedTuple):
+    """An entry and its position; tuples of (position, account id, revision) are in the order of delivery."""
+
+    position: int
+    entry: Entry
+
+
+_HORIZON = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+
+_POSITIONS = f"SELECT {_HORIZON}, pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+
+_TOUCHED = f"SELECT {_HORIZON}, array(SELECT unnest(account_ids) FROM commit_log WHERE position >= %s)"
+
+_COMMITTED = f"""
+WITH known AS MATERIALIZED (
+    SELECT position, account_ids, first_revisions, last_revisions FROM commit_log
+    WHERE position >= %(start)s AND position < {_HORIZON}
+      AND position <= (SELECT max(position) FROM (
+          SELECT position FROM commit_log WHERE position >= %(start)s ORDER BY position LIMIT %(limit)s) AS first)
+)
+SELECT horizon.*, found.* FROM (SELECT {_HORIZON}) AS horizon LEFT JOIN (
+    SELECT known.position, written.*
+    FROM known
+    CROSS JOIN LATERAL unnest(account_ids, first_revisions, last_revisions) AS part (account_id, first, last)
+    CROSS JOIN LATERAL (
+        SELECT {ENTRY_COLUMNS} FROM entry
+        WHERE entry.account_id = part.account_id AND revision BETWEEN part.first AND part.last OFFSET 0
+    ) AS written
+) AS found ON true
+"""
+
+_AFTER = f"""
+SELECT {ENTRY_COLUMNS} FROM entry WHERE account_id = %s AND revision > %s ORDER BY revision LIMIT %s
+"""
+
+_REVISIONS = "SELECT account_id, revision FROM account WHERE account_id = ANY(%s::text[])"
+
+
+async def read_positions(conn: Connection) -> Positions:
+    """The horizon and end of the commit log, as of now."""
+    rows = await _fetch(conn, _POSITIONS, [])
+    return Positions(*rows[0])
+
+
+async def read_touched(conn: Connection, position: int) -> tuple[int, list[str]]:
+    """The horizon, and the accounts in commits from ``position`` on, complete or not: a hint for whom to wake."""
+    rows = await _fetch(conn, _TOUCHED, [position])
+    return rows[0][0], rows[0][1]
+
+
+async def read_committed(conn: Connection, position: int, limit: int) -> tuple[int, list[Committed]]:
+    """The entries of about ``limit`` commits from ``position`` on, in order, and the horizon below which they lie.
+
+    All entries of a position come together.
+    """
+    rows = await _fetch(conn, _COMMITTED, {"start": position, "limit": limit})
+    committed = [Committed(row[1], entry_from_row(row[2:])) for row in rows if row[1] is not None]
+    committed.sort(key=lambda item: (item.position, item.entry.account_id, item.entry.revision))
+    return rows[0][0], committed
+
+
+async def read_after(conn: Connection, account_id: str, revision: int, limit: int) -> list[Entry]:
+    """The first ``limit`` entries of an account after a revision. Revisions have no gap, so nothing is ever skipped."""
+    return [entry_from_row(row) for row in await _fetch(conn, _AFTER, [account_id, revision, limit])]
+
+
+async def read_revisions(conn: Connection, account_ids: Sequence[str]) -> dict[str, int]:
+    """The newest revision of each account that exists."""
+    return dict(await _fetch(conn, _REVISIONS, [text_array(account_ids)]))
+
+
+async def _fetch(conn: Connection, query: str, parameters: Any) -> list[Any]:
+    with translated():
+        cursor = await conn.execute(query, parameters, prepare=True)  # type: ignore[call-overload]
+        return list(await cursor.fetchall())

@@ -1,0 +1,63 @@
+"""What can go wrong with Postgres, in the words of the write path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg import errors
+from psycopg_pool import PoolTimeout, TooManyRequests
+
+
+class StorageUnavailable(Exception):
+    """Postgres did not answer, or is in no state to. Whether a commit under way happened is unknown."""
+
+
+class Contended(Exception):
+    """The transaction was rolled back because others were in its way."""
+
+
+class BatchRejected(Exception):
+    """Postgres rolled the transaction back because of what it was asked: a bug, or data that slipped validation."""
+
+
+class OpenedElsewhere(Exception):
+    """Another server opened one of the batch's accounts meanwhile: nothing was written, load again."""
+
+
+_CONTENDED = (
+    errors.LockNotAvailable,
+    errors.DeadlockDetected,
+    errors.SerializationFailure,
+    errors.QueryCanceled,
+)
+# Besides OperationalError, which is every fault of the connection and of the server's resources.
+_UNAVAILABLE = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    errors.ReadOnlySqlTransaction,
+    errors.UndefinedTable,
+    errors.IdleInTransactionSessionTimeout,
+    PoolTimeout,
+    TooManyRequests,
+    OSError,
+    TimeoutError,
+)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turns psycopg's errors into the ones above."""
+    try:
+        yield
+    except _CONTENDED as error:
+        raise Contended(str(error)) from error
+    except errors.UniqueViolation as error:
+        if error.diag.constraint_name == "account_pkey":
+            raise OpenedElsewhere(str(error)) from error
+        raise BatchRejected(str(error)) from error
+    except _UNAVAILABLE as error:
+        raise StorageUnavailable(str(error)) from error
+    except psycopg.Error as error:
+        raise BatchRejected(str(error)) from error

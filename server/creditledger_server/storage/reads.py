@@ -1,0 +1,156 @@
+"""Reads that take no lock: each one statement, so that what it tells is of one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..domain.account import Account, Grant, Use
+from ..domain.entry import Entry, EntryKind
+from ..domain.periods import Period
+from ..domain.times import iso_time, to_micros
+from .arrays import int_array, text_array
+from .connect import Connection
+from .errors import translated
+from .rows import (
+    ACCOUNT_COLUMNS,
+    ENTRY_COLUMNS,
+    GRANT_COLUMNS,
+    account_from_row,
+    entry_from_row,
+    grant_from_row,
+)
+
+
+class Snapshot(NamedTuple):
+    """Accounts with the uses of their limited operations at one moment; lacks those that do not exist."""
+
+    accounts: dict[str, Account]
+    now: int
+    catalog_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class EntryFilter:
+    """Which entries of an account; times in microseconds, ``end_time`` exclusive, everything else inclusive."""
+
+    from_revision: int = 1
+    to_revision: int | None = None
+    start_time: int | None = None
+    end_time: int | None = None
+    kinds: tuple[EntryKind, ...] = ()
+    operation: str | None = None
+    newest_first: bool = True
+
+
+_ACCOUNT_FIELDS = len(ACCOUNT_COLUMNS.split(","))
+
+_SNAPSHOT = f"""
+SELECT clock_timestamp(), coalesce((SELECT max(version) FROM catalog), 0), found.*
+FROM (SELECT) AS one LEFT JOIN (
+    SELECT {ACCOUNT_COLUMNS}, uses.list FROM account LEFT JOIN LATERAL (
+        SELECT json_agg(json_build_array(operation, period, extract(epoch FROM period_start)::bigint, uses)) AS list
+        FROM limit_use WHERE limit_use.account_id = account.account_id
+    ) AS uses ON true
+    WHERE account_id = ANY(%s::text[])
+) AS found ON true
+"""
+
+_ENTRIES = f"""
+SELECT {ENTRY_COLUMNS} FROM entry
+WHERE account_id = %(account_id)s AND revision >= %(from_revision)s
+  AND (%(to_revision)s::bigint IS NULL OR revision <= %(to_revision)s)
+  AND (%(start_time)s::timestamptz IS NULL OR create_time >= %(start_time)s)
+  AND (%(end_time)s::timestamptz IS NULL OR create_time < %(end_time)s)
+  AND (%(kinds)s::smallint[] IS NULL OR kind = ANY(%(kinds)s::smallint[]))
+  AND (%(operation)s::text IS NULL OR operation = %(operation)s)
+ORDER BY revision {{order}} LIMIT %(limit)s
+"""
+
+_ACCOUNTS = f"""
+SELECT {ACCOUNT_COLUMNS} FROM account
+WHERE account_id > %(after)s AND starts_with(account_id, %(prefix)s) AND account_id >= %(prefix)s
+  AND (%(level)s::text IS NULL OR level = %(level)s)
+ORDER BY account_id LIMIT %(limit)s
+"""
+
+
+async def read_snapshot(conn: Connection, account_ids: Sequence[str]) -> Snapshot:
+    """Reads accounts and the uses that count towards limits, at one moment."""
+    rows = await _fetch(conn, _SNAPSHOT, [text_array(account_ids)])
+    accounts = {}
+    for row in rows:
+        if row[2] is not None:
+            account = account_from_row(row[2 : 2 + _ACCOUNT_FIELDS])
+            _attach_uses(account, row[-1])
+            accounts[account.account_id] = account
+    return Snapshot(accounts, to_micros(rows[0][0]), rows[0][1])
+
+
+async def read_entry(conn: Connection, account_id: str, revision: int) -> Entry | None:
+    """The entry of one revision."""
+    rows = await _fetch(
+        conn, f"SELECT {ENTRY_COLUMNS} FROM entry WHERE account_id = %s AND revision = %s", [account_id, revision]
+    )
+    return entry_from_row(rows[0]) if rows else None
+
+
+async def read_entry_of_request(conn: Connection, account_id: str, request_id: str) -> Entry | None:
+    """The entry that a request caused."""
+    rows = await _fetch(
+        conn,
+        f"SELECT {ENTRY_COLUMNS} FROM entry WHERE account_id = %s AND request_id = %s",
+        [account_id, request_id],
+    )
+    return entry_from_row(rows[0]) if rows else None
+
+
+async def read_entries(conn: Connection, account_id: str, which: EntryFilter, limit: int) -> list[Entry]:
+    """The first ``limit`` entries that pass the filter, in its order."""
+    order = "DESC" if which.newest_first else "ASC"
+    parameters = {
+        "account_id": account_id,
+        "from_revision": which.from_revision,
+        "to_revision": which.to_revision,
+        "start_time": _iso(which.start_time),
+        "end_time": _iso(which.end_time),
+        "kinds": int_array(which.kinds) if which.kinds else None,
+        "operation": which.operation,
+        "limit": limit,
+    }
+    return [entry_from_row(row) for row in await _fetch(conn, _ENTRIES.format(order=order), parameters)]
+
+
+async def read_accounts(
+    conn: Connection, after: str, prefix: str, level: str | None, limit: int
+) -> list[Account]:
+    """The first ``limit`` accounts behind ``after`` by rising id."""
+    parameters = {"after": after, "prefix": prefix, "level": level, "limit": limit}
+    return [account_from_row(row) for row in await _fetch(conn, _ACCOUNTS, parameters)]
+
+
+async def read_grants(conn: Connection, account_id: str, revisions: Sequence[int]) -> dict[int, Grant]:
+    """The terms of grants by the revision that made them."""
+    rows = await _fetch(
+        conn,
+        f"SELECT {GRANT_COLUMNS} FROM grant_lot WHERE account_id = %s AND revision = ANY(%s::bigint[])",
+        [account_id, int_array(revisions)],
+    )
+    return {grant.revision: grant for grant in map(grant_from_row, rows)}
+
+
+def _attach_uses(account: Account, uses: list[list[Any]] | None) -> None:
+    for operation, period, start_seconds, count in uses or ():
+        account.uses[operation, Period(period)] = Use(start_seconds * 1_000_000, count)
+
+
+def _iso(time: int | None) -> str | None:
+    return None if time is None else iso_time(time)
+
+
+async def _fetch(conn: Connection, query: str, parameters: Any) -> list[Any]:
+    # Every caller of this module passes SQL made of its own constants; values travel as parameters only.
+    with translated():
+        cursor = await conn.execute(query, parameters, prepare=True)  # type: ignore[call-overload]
+        return list(await cursor.fetchall())

@@ -1,0 +1,157 @@
+"""The messages of one WatchUsage stream, read from the tables in the order of revisions."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from enum import Enum
+from typing import NamedTuple
+
+from ..domain.entry import Entry, EntryKind
+from ..domain.refusal import Reason, Refused
+from ..ledger.ledger import Ledger, Standing
+from ..storage.commits import read_after, read_committed, read_positions, read_revisions
+from ..storage.connect import Connection
+from .cursor import SNAPSHOT_OWED, AllPosition, Cursors
+from .hub import Hub, Subscription
+
+PAGE = 500
+"""How many entries are read at once: bounds what a stream holds in memory."""
+
+COMMITS = 16
+"""How many commits are read at once by a watcher of all accounts."""
+
+
+class Signal(Enum):
+    """Messages without a content of their own."""
+
+    CAUGHT_UP = "caught_up"
+    HEARTBEAT = "heartbeat"
+
+
+class Message(NamedTuple):
+    """One message of a stream; ``cursor`` resumes after it."""
+
+    cursor: str
+    body: Standing | Entry | Signal
+
+
+class Watcher:
+    """Makes the streams of this process."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        connect: Callable[[], AbstractAsyncContextManager[Connection]],
+        hub: Hub,
+        heartbeat_seconds: float,
+    ) -> None:
+        self._ledger = ledger
+        self._connect = connect
+        self._hub = hub
+        self._cursors = Cursors(ledger.identity.cursor_key)
+        self._heartbeat_seconds = heartbeat_seconds
+
+    def watch(
+        self, account_ids: Sequence[str], cursor: str, kinds: frozenset[EntryKind]
+    ) -> AsyncIterator[Message]:
+        """The messages that contract §6 promises; ``account_ids`` empty: all accounts, ``kinds`` empty: all kinds."""
+        if account_ids:
+            return self._watch_accounts(sorted(set(account_ids)), cursor, kinds)
+        return self._watch_all(cursor, kinds)
+
+    async def _watch_accounts(
+        self, account_ids: list[str], cursor: str, kinds: frozenset[EntryKind]
+    ) -> AsyncIterator[Message]:
+        with self._hub.subscribe(account_ids) as subscription:
+            seen = dict.fromkeys(account_ids, SNAPSHOT_OWED)
+            if cursor:
+                seen = self._cursors.to_accounts(cursor, account_ids)
+            await self._check_revisions(seen)
+            async for message in self._snapshots(seen):
+                yield message
+            async for message in self._news(seen, set(account_ids), kinds):
+                yield message
+            if cursor:
+                yield Message(self._cursors.of_accounts(seen), Signal.CAUGHT_UP)
+            while True:
+                changed = await self._wait(subscription)
+                if changed is None:
+                    yield Message(self._cursors.of_accounts(seen), Signal.HEARTBEAT)
+                    changed = set()
+                async for message in self._news(seen, changed, kinds):
+                    yield message
+
+    async def _watch_all(self, cursor: str, kinds: frozenset[EntryKind]) -> AsyncIterator[Message]:
+        with self._hub.subscribe(None) as subscription:
+            async with self._connect() as conn:
+                positions = await read_positions(conn)
+            seen = self._cursors.to_all(cursor) if cursor else AllPosition(positions.horizon)
+            if seen.position > positions.next:
+                raise _ahead()
+            replaying = bool(cursor)
+            while True:
+                async for seen, entry in self._committed_after(seen):
+                    if entry is not None and (not kinds or entry.kind in kinds):
+                        yield Message(self._cursors.of_all(seen), entry)
+                if replaying:
+                    replaying = False
+                    yield Message(self._cursors.of_all(seen), Signal.CAUGHT_UP)
+                if await self._wait(subscription) is None:
+                    yield Message(self._cursors.of_all(seen), Signal.HEARTBEAT)
+
+    async def _check_revisions(self, seen: dict[str, int]) -> None:
+        async with self._connect() as conn:
+            revisions = await read_revisions(conn, list(seen))
+        for account_id, revision in seen.items():
+            if account_id not in revisions:
+                raise Refused(Reason.ACCOUNT_NOT_FOUND, f"no account {account_id!r}", accountId=account_id)
+            if revision > revisions[account_id]:
+                raise _ahead()
+
+    async def _snapshots(self, seen: dict[str, int]) -> AsyncIterator[Message]:
+        for account_id in [name for name, revision in seen.items() if revision == SNAPSHOT_OWED]:
+            standing = await self._ledger.standing(account_id)
+            seen[account_id] = standing.account.revision
+            yield Message(self._cursors.of_accounts(seen), standing)
+
+    async def _news(
+        self, seen: dict[str, int], changed: set[str], kinds: frozenset[EntryKind]
+    ) -> AsyncIterator[Message]:
+        """What the tables hold beyond ``seen``, which moves along. No connection is held while a message is sent."""
+        for account_id in sorted(changed):
+            full = True
+            while full:
+                async with self._connect() as conn:
+                    entries = await read_after(conn, account_id, seen[account_id], PAGE)
+                full = len(entries) == PAGE
+                for entry in entries:
+                    assert entry.revision == seen[account_id] + 1, "a gap in the history"
+                    seen[account_id] = entry.revision
+                    if not kinds or entry.kind in kinds:
+                        yield Message(self._cursors.of_accounts(seen), entry)
+
+    async def _committed_after(self, seen: AllPosition) -> AsyncIterator[tuple[AllPosition, Entry | None]]:
+        """Entries beyond ``seen`` with their positions; at the end the horizon, below which there is nothing more."""
+        while True:
+            async with self._connect() as conn:
+                horizon, committed = await read_committed(conn, seen.position, COMMITS)
+            news = [
+                (position, item.entry)
+                for item in committed
+                if (position := AllPosition(item.position, item.entry.account_id, item.entry.revision)) > seen
+            ]
+            for seen, entry in news:
+                yield seen, entry
+            if not news:
+                yield max(seen, AllPosition(horizon)), None
+                return
+
+    async def _wait(self, subscription: Subscription) -> set[str] | None:
+        # Jittered, so that thousands of streams do not beat together.
+        return await subscription.wait(self._heartbeat_seconds * random.uniform(0.9, 1.1))
+
+
+def _ahead() -> Refused:
+    return Refused(Reason.CURSOR_AHEAD, "the cursor is ahead of the ledger: history was lost")

@@ -1,0 +1,146 @@
+"""A scripted server on loopback, and calls of either client to it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Protocol
+
+import grpc
+import pytest
+from google.protobuf import message_factory
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
+
+from creditledger import AsyncCreditLedgerClient, CreditLedgerClient
+from creditledger.v1 import credit_ledger_pb2, ledger_admin_pb2
+from creditledger.v1.credit_ledger_pb2_grpc import add_CreditLedgerServicer_to_server
+from creditledger.v1.ledger_admin_pb2_grpc import add_LedgerAdminServicer_to_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from google.protobuf.message import Message
+
+SERVICES = (
+    credit_ledger_pb2.DESCRIPTOR.services_by_name["CreditLedger"],
+    ledger_admin_pb2.DESCRIPTOR.services_by_name["LedgerAdmin"],
+)
+METHODS = {method.name: method for service in SERVICES for method in service.methods}
+
+
+class FakeServer:
+    """Serves both services on a free port of loopback, by a script of answers per method.
+
+    An answer is a response, an error to end the call with, or a function of request and context. Without one, the
+    response is empty.
+    """
+
+    def __init__(self, port: int = 0) -> None:
+        self.requests: dict[str, list[Any]] = defaultdict(list)
+        self._answers: dict[str, list[Any]] = defaultdict(list)
+        self._server = grpc.server(ThreadPoolExecutor(max_workers=8), options=[("grpc.so_reuseport", 0)])
+        add_CreditLedgerServicer_to_server(self, self._server)  # type: ignore[arg-type]
+        add_LedgerAdminServicer_to_server(self, self._server)  # type: ignore[arg-type]
+        self.target = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
+        self._server.start()
+
+    def answer(self, method: str, *answers: Message | grpc.Status | Callable[..., Any]) -> None:
+        self._answers[method] += answers
+
+    def error(
+        self,
+        code: grpc.StatusCode,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
+        *details: Message,
+        domain: str = "creditledger",
+        message: str = "for a developer",
+    ) -> grpc.Status:
+        """An error as the server makes it; without a reason, a bare status as others make it."""
+        status = Status(code=code.value[0], message=message)
+        infos = [ErrorInfo(domain=domain, reason=reason, metadata=metadata)] if reason else []
+        for detail in (*infos, *details):
+            status.details.add().Pack(detail)
+        converted: grpc.Status = rpc_status.to_status(status)
+        return converted
+
+    def stop(self) -> None:
+        self._server.stop(0).wait()
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name not in METHODS:
+            raise AttributeError(name)
+        return functools.partial(self._serve_stream if name == "WatchUsage" else self._serve, name)
+
+    def _serve(self, method: str, request: Message, context: grpc.ServicerContext) -> Any:
+        self.requests[method].append(request)
+        answers = self._answers[method]
+        answer = answers.pop(0) if answers else message_factory.GetMessageClass(METHODS[method].output_type)()
+        if isinstance(answer, grpc.Status):
+            context.abort_with_status(answer)
+        return answer(request, context) if callable(answer) else answer
+
+    def _serve_stream(self, method: str, request: Message, context: grpc.ServicerContext) -> Iterator[Any]:
+        yield from self._serve(method, request, context)
+
+
+StartServer = Callable[[int], FakeServer]
+
+
+class Call(Protocol):
+    """Calls a method of a client that was made with `options`."""
+
+    def __call__(self, method: str, *args: Any, options: Mapping[str, Any] = ..., **kwargs: Any) -> Any: ...
+
+
+@pytest.fixture
+def start_server() -> Iterator[StartServer]:
+    """Starts a server on a port; 0 for any that is free."""
+    with ExitStack() as stack:
+
+        def start(port: int) -> FakeServer:
+            fake = FakeServer(port)
+            stack.callback(fake.stop)
+            return fake
+
+        yield start
+
+
+@pytest.fixture
+def server(start_server: StartServer) -> FakeServer:
+    return start_server(0)
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of loopback on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(params=["sync", "async"])
+def call(request: pytest.FixtureRequest, server: FakeServer) -> Call:
+    """A call to the server, once by each client."""
+
+    def call_sync(method: str, *args: Any, options: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
+        with CreditLedgerClient(server.target, **(options or {})) as client:
+            return getattr(client, method)(*args, **kwargs)
+
+    async def call_async(
+        method: str, *args: Any, options: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> Any:
+        async with AsyncCreditLedgerClient(server.target, **(options or {})) as client:
+            return await getattr(client, method)(*args, **kwargs)
+
+    if request.param == "sync":
+        return call_sync
+    return lambda *args, **kwargs: asyncio.run(call_async(*args, **kwargs))
