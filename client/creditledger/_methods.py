@@ -370,6 +370,9 @@ class LedgerMethods:
         Args:
             version: 1 or more; None for the current one.
             timeout: Seconds; None for the client's.
+
+        Raises:
+            CatalogNotFound: The ledger has no such version, or no catalog at all yet.
         """
         return GetCatalogRequest(version=version)
 

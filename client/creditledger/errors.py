@@ -14,7 +14,8 @@ A reason that this version does not know is raised as the class of its code.
     │   ├── AccountNotFound
     │   ├── ReservationNotFound
     │   ├── GrantNotFound
-    │   └── EntryNotFound
+    │   ├── EntryNotFound
+    │   └── CatalogNotFound
     ├── FailedPrecondition         FAILED_PRECONDITION
     │   ├── InsufficientCredits
     │   ├── AccountFrozen
@@ -166,6 +167,10 @@ class GrantNotFound(NotFound):
 
 class EntryNotFound(NotFound):
     """The account has no such entry."""
+
+
+class CatalogNotFound(NotFound):
+    """The ledger has no catalog of that version, or none at all yet."""
 
 
 class FailedPrecondition(CreditLedgerError):
@@ -369,6 +374,7 @@ _BY_REASON: dict[str, type[CreditLedgerError]] = {
     "RESERVATION_NOT_FOUND": ReservationNotFound,
     "GRANT_NOT_FOUND": GrantNotFound,
     "ENTRY_NOT_FOUND": EntryNotFound,
+    "CATALOG_NOT_FOUND": CatalogNotFound,
     "INSUFFICIENT_CREDITS": InsufficientCredits,
     "LIMIT_EXCEEDED": LimitExceeded,
     "ACCOUNT_FROZEN": AccountFrozen,

@@ -7,6 +7,7 @@ that ``--help`` and ``catalog check`` are there at once.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import tomllib
 from contextlib import contextmanager
@@ -261,6 +262,8 @@ def _database(settings: Settings) -> Iterator[str]:
 
 
 def _serve(settings: Settings, dsn: str, catalog: Catalog | None) -> None:
+    # gRPC's core writes to stderr what its caller is told anyway; it reads this when it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from .rpc.server import StartupError
     from .rpc.server import serve as serve_rpc
 

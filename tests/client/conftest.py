@@ -9,19 +9,18 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 import pytest
-from google.protobuf import message_factory
-from google.rpc.error_details_pb2 import ErrorInfo
-from google.rpc.status_pb2 import Status
-from grpc_status import rpc_status
-
 from creditledger import AsyncCreditLedgerClient, CreditLedgerClient
 from creditledger.v1 import credit_ledger_pb2, ledger_admin_pb2
 from creditledger.v1.credit_ledger_pb2_grpc import add_CreditLedgerServicer_to_server
 from creditledger.v1.ledger_admin_pb2_grpc import add_LedgerAdminServicer_to_server
+from google.protobuf import message_factory
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,6 +32,13 @@ SERVICES = (
     ledger_admin_pb2.DESCRIPTOR.services_by_name["LedgerAdmin"],
 )
 METHODS = {method.name: method for service in SERVICES for method in service.methods}
+
+
+@dataclass
+class FakeStatus(grpc.Status):
+    code: grpc.StatusCode
+    details: str
+    trailing_metadata: tuple[tuple[str, bytes], ...]
 
 
 class FakeServer:
@@ -68,8 +74,7 @@ class FakeServer:
         infos = [ErrorInfo(domain=domain, reason=reason, metadata=metadata)] if reason else []
         for detail in (*infos, *details):
             status.details.add().Pack(detail)
-        converted: grpc.Status = rpc_status.to_status(status)
-        return converted
+        return FakeStatus(code, message, (("grpc-status-details-bin", status.SerializeToString()),))
 
     def stop(self) -> None:
         self._server.stop(0).wait()
@@ -97,7 +102,9 @@ StartServer = Callable[[int], FakeServer]
 class Call(Protocol):
     """Calls a method of a client that was made with `options`."""
 
-    def __call__(self, method: str, *args: Any, options: Mapping[str, Any] = ..., **kwargs: Any) -> Any: ...
+    def __call__(
+        self, method: str, *args: Any, options: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> Any: ...
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-
 from creditledger import CreditLedgerClient, CreditLedgerError, DeductRequest, Unavailable, Usage
 from creditledger._channel import channel_options
 
