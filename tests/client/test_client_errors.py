@@ -92,15 +92,16 @@ DECIDED_CODES = {
 
 
 def refuse(call: Call, server: FakeServer, error: grpc.Status, method: str = "deduct") -> CreditLedgerError:
-    """What the client raises when the server answers so, once or for ever if it is retried."""
+    """What the client raises when the server answers so."""
     rpc, arguments = {
         "deduct": ("Deduct", ("user-1", "script_generation")),
         "get_account": ("GetAccount", ("user-1",)),
         "batch_deduct": ("BatchDeduct", ([creditledger.DeductRequest(), creditledger.DeductRequest()],)),
     }[method]
-    server.answer(rpc, *[error] * 5)
+    server.answer(rpc, error)
+    without_retries = {"options": [("grpc.enable_retries", 0)]}
     with pytest.raises(CreditLedgerError) as caught:
-        call(method, *arguments)
+        call(method, *arguments, options=without_retries)
     return caught.value
 
 

@@ -67,7 +67,7 @@ class ServerProcess:
     def __init__(self, dsn: str, *options: str, env: dict[str, str] | None = None) -> None:
         command = [sys.executable, "-m", "creditledger_server.cli", "serve", "--database-url", dsn]
         command += ["--listen", "127.0.0.1:0", "--catalog", str(CATALOG), *options]
-        self._log = tempfile.TemporaryFile("w+")
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=self._log, text=True, env={**os.environ, **(env or {})}
         )

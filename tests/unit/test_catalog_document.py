@@ -444,6 +444,15 @@ def test_a_repeat_is_found_also_where_the_rest_of_the_item_is_wrong() -> None:
     }
 
 
+@pytest.mark.parametrize("unreadable", [None, 1, [], {}])
+def test_limits_whose_names_cannot_be_read_do_not_count_as_repeats(unreadable: object) -> None:
+    limit = {"operation": unreadable, "period": "month", "limit": 1}
+    assert set(mistakes_in(changed("levels/pro/limits", [limit, limit]))) == {
+        "levels.pro.limits[0].operation",
+        "levels.pro.limits[1].operation",
+    }
+
+
 def test_a_limit_is_not_blamed_for_a_mistake_in_its_operation() -> None:
     assert list(mistakes_in(changed("operations/scripts/price/flat", -1))) == [
         "operations.scripts.price.flat"
@@ -465,6 +474,7 @@ def test_what_is_no_table_at_all_is_one_mistake_of_the_whole(document: object) -
 def test_a_strange_key_is_shown_quoted_and_short() -> None:
     odd: Document = {"b" * 1_000_000: 1, "\ud800\x1b": 1, **SMALLEST}
     assert set(mistakes_in(odd)) == {'"' + "b" * 80 + '..."', '"\\ud800\\u001b"'}
+    assert set(mistakes_in({"c" * 80: 1, **SMALLEST})) == {"c" * 80}
     no_text: dict[Any, Any] = {3: 1, **SMALLEST}
     assert set(mistakes_in(no_text)) == {"?"}
 

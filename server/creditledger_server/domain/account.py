@@ -122,7 +122,7 @@ class Account:
         usage: str | None = None,
         details: str | None = None,
     ) -> Entry:
-        """Moves the balance by ``amount`` and ``cost`` and writes the entry that says so: the one way to change an account."""
+        """Moves the balance and writes the entry that says so: the one way to change an account."""
         self.available += amount
         self.spent += cost
         assert self.available >= 0 and self.spent >= 0 and self.granted <= MAX_BALANCE, self.account_id

@@ -47,7 +47,17 @@ class Audit:
             self.revision, self.available, self.reserved, self.spent, self.forfeited,
             self.level, self.last_time, self.head_hash, sorted(self.lots.values()),
         )  # fmt: skip
-        names = "revision available reserved spent forfeited level last_time head_hash lots".split()
+        names = [
+            "revision",
+            "available",
+            "reserved",
+            "spent",
+            "forfeited",
+            "level",
+            "last_time",
+            "head_hash",
+            "lots",
+        ]
         wrong = [name for name, a, b in zip(names, stored, computed, strict=True) if a != b]
         if not wrong:
             return None
@@ -83,7 +93,11 @@ class Audit:
         drawn = 0
         for draw in entry.draws:
             lot = min(self.lots.values(), default=None)
-            if lot is None or lot.grant_revision != draw.grant_revision or not 0 < draw.amount <= lot.remaining:
+            if (
+                lot is None
+                or lot.grant_revision != draw.grant_revision
+                or not 0 < draw.amount <= lot.remaining
+            ):
                 return f"the draw from grant {draw.grant_revision} is not in burn order or exceeds it"
             drawn += draw.amount
             self._take(lot, draw.amount)

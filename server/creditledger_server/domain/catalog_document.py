@@ -260,7 +260,7 @@ class _Node:
         """This node, a table that may hold these keys and no others."""
         if not isinstance(self.value, Mapping):
             self._refuse_type("a table")
-            return _Node(_REFUSED, self.path, self.mistakes)
+            return self
         for key in self.value:
             if key not in keys:
                 self._child(key).refuse(f"is not known here; known are {', '.join(keys)}")

@@ -34,7 +34,9 @@ class Deduct:
     def fingerprint(self) -> bytes:
         """The identity of the request."""
         usage = self.usage.to_json() if self.usage else None
-        return fingerprint("Deduct", self.account_id, self.account_level, self.operation, self.quantity, usage)
+        return fingerprint(
+            "Deduct", self.account_id, self.account_level, self.operation, self.quantity, usage
+        )
 
 
 @dataclass(frozen=True, slots=True)

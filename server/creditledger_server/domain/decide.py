@@ -65,7 +65,9 @@ def evaluate(
     cost = _price(catalog, operation, quantity, metrics)
     limits = limit_states(account, level, catalog, operation, now)
     denials = [*_state_denials(account)]
-    denials += [_limit_denial(state, quantity, now) for state in limits if 0 <= state.limit < state.used + quantity]
+    denials += [
+        _limit_denial(state, quantity, now) for state in limits if 0 <= state.limit < state.used + quantity
+    ]
     if cost > account.available:
         denials.append(_credit_denial(cost, account.available))
     return Evaluation(cost, limits, tuple(denials))
@@ -92,7 +94,7 @@ def check_level(catalog: Catalog, level: str) -> None:
 
 
 def _deduct(command: Deduct, account: Account, catalog: Catalog, version: int, now: int) -> Entry:
-    """A deduction that does not fit is refused; one that does is charged whole. A failed use is recorded at no charge."""
+    """A deduction that does not fit is refused; one that does is charged whole. A failed use is recorded for free."""
     level = command.account_level or account.level
     check_level(catalog, level)
     usage = command.usage
@@ -132,7 +134,9 @@ def _open_account(command: OpenAccount, account: Account, catalog: Catalog, vers
     )  # fmt: skip
 
 
-def _grant_credits(command: GrantCredits, account: Account, catalog: Catalog, version: int, now: int) -> Entry:
+def _grant_credits(
+    command: GrantCredits, account: Account, catalog: Catalog, version: int, now: int
+) -> Entry:
     if account.state is AccountState.CLOSED:
         raise _closed(account)
     _check_room(account, command.amount)
@@ -161,7 +165,9 @@ _RULES: dict[type, Callable[[Any, Account, Catalog, int, int], Entry]] = {
 
 
 def _may_open(command: Command) -> bool:
-    return isinstance(command, OpenAccount) or (isinstance(command, Deduct) and command.account_level is not None)
+    return isinstance(command, OpenAccount) or (
+        isinstance(command, Deduct) and command.account_level is not None
+    )
 
 
 def _replay(command: Command, earlier: Entry) -> Accepted:
@@ -233,7 +239,7 @@ def _limit_denial(state: LimitState, quantity: int, now: int) -> Refused:
         retry_after=(state.reset_time - now) / 1e6 if state.reset_time is not None else None,
         shortfall=state.used + quantity - state.limit,
         operation=state.operation, period=state.period.name, limit=state.limit, used=state.used,
-        **({} if state.reset_time is None else {"resetTime": iso_time(state.reset_time)}),
+        resetTime="" if state.reset_time is None else iso_time(state.reset_time),
     )  # fmt: skip
 
 

@@ -42,8 +42,9 @@ class LimitState(NamedTuple):
 class Entry(NamedTuple):
     """One mutation of one account; fields as in the proto message.
 
-    ``limits`` are those of the operation as the response told them, so that a replay tells the same. ``usage`` and ``details`` are
-    canonical JSON; ``details`` holds what only some kinds have. ``request_id`` and ``fingerprint`` are set together.
+    ``limits`` are those of the operation as the response told them, so that a replay tells the same. ``usage`` and
+    ``details`` are canonical JSON; ``details`` holds what only some kinds have. ``request_id`` and ``fingerprint`` are
+    set together.
     """
 
     account_id: str
@@ -80,7 +81,8 @@ class Entry(NamedTuple):
 def chain_hash(previous: bytes, entry: Entry) -> bytes:
     """SHA-256(previous hash ‖ canonical entry), of 32 bytes; ``entry.hash`` itself is left out.
 
-    The canonical form is a JSON array of the fields in their order, led by a version; JSON's quoting makes it injective.
+    The canonical form is a JSON array of the fields in their order, led by a version; JSON's quoting makes it
+    injective.
     docs/hash-chain.md shows how to recompute it from the table alone.
     """
     return sha256(previous + _canonical(entry).encode()).digest()

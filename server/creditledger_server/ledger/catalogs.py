@@ -89,7 +89,11 @@ class Catalogs:
 
 
 async def _insert(
-    conn: Connection, current: CatalogRow | None, catalog: Catalog, request_id: str | None, identity: bytes | None
+    conn: Connection,
+    current: CatalogRow | None,
+    catalog: Catalog,
+    request_id: str | None,
+    identity: bytes | None,
 ) -> CatalogRow:
     version = current.version + 1 if current else 1
     await insert_catalog(conn, version, catalog_document(catalog), request_id, identity)
@@ -119,5 +123,3 @@ def _check_version(current: CatalogRow | None, expected: int | None) -> None:
 
 def _parse(row: CatalogRow) -> CatalogVersion:
     return CatalogVersion(row.version, parse_catalog(row.document), row.create_time)
-
-

@@ -10,7 +10,8 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from ..domain.refusal import Reason, Refused
 
@@ -20,7 +21,7 @@ RequestT = TypeVar("RequestT")
 AnswerT = TypeVar("AnswerT")
 
 
-class Call(Generic[RequestT, AnswerT]):
+class Call(Generic[AnswerT]):
     """The requests of one caller. ``answers`` is complete when the future is done; a refusal is an answer too.
 
     ``deadline`` is in seconds of the event loop's clock.
@@ -34,9 +35,9 @@ class Call(Generic[RequestT, AnswerT]):
         self.deadline = deadline
         self.future = future
 
-    def answer(self, index: int, answer: AnswerT | Refused) -> None:
+    def answer(self, place: int, answer: AnswerT | Refused) -> None:
         """Sets one answer, and wakes the caller with the last one."""
-        self.answers[index] = answer
+        self.answers[place] = answer
         self.missing -= 1
         if not self.missing and not self.future.done():
             self.future.set_result(self.answers)  # type: ignore[arg-type]
@@ -46,16 +47,17 @@ class Call(Generic[RequestT, AnswerT]):
         return self.future.done() or now > self.deadline
 
 
-class Ticket(NamedTuple, Generic[RequestT, AnswerT]):
-    """One request in a lane's queue: the ``index``-th of its call."""
+@dataclass(frozen=True, slots=True)
+class Ticket(Generic[RequestT, AnswerT]):
+    """One request in a lane's queue: the ``place``-th of its call."""
 
     request: RequestT
-    call: Call[RequestT, AnswerT]
-    index: int
+    call: Call[AnswerT]
+    place: int
 
     def answer(self, answer: AnswerT | Refused) -> None:
         """Answers the request."""
-        self.call.answer(self.index, answer)
+        self.call.answer(self.place, answer)
 
 
 def deadline_passed() -> Refused:
@@ -66,8 +68,8 @@ def deadline_passed() -> Refused:
 class Lane(Generic[RequestT, AnswerT]):
     """A bounded queue and the worker that serves it, until it is cancelled.
 
-    ``serve`` answers every ticket of a round and does not raise; should it do so all the same, the round's callers are told
-    and the lane goes on.
+    ``serve`` answers every ticket of a round and does not raise; should it do so all the same, the round's callers are
+    told and the lane goes on.
     """
 
     def __init__(
@@ -118,29 +120,25 @@ class Lane(Generic[RequestT, AnswerT]):
         except Exception:
             logger.exception("a round failed")
             for ticket in tickets:
-                if ticket.call.answers[ticket.index] is None:
+                if ticket.call.answers[ticket.place] is None:
                     ticket.answer(Refused(Reason.INTERNAL, "internal error"))
 
 
 class LaneGroup(Generic[RequestT, AnswerT]):
     """Several lanes; a request goes to the lane of its key, so that the requests of one key stay in order."""
 
-    def __init__(
-        self, lanes: Sequence[Lane[RequestT, AnswerT]], lane_of: Callable[[RequestT], int]
-    ) -> None:
+    def __init__(self, lanes: Sequence[Lane[RequestT, AnswerT]], lane_of: Callable[[RequestT], int]) -> None:
         self._lanes = lanes
         self._lane_of = lane_of
 
     async def submit(self, requests: Sequence[RequestT], deadline: float) -> list[AnswerT | Refused]:
-        """Queues the requests and waits for all answers. Raises Refused SERVER_OVERLOADED at once where a lane is full."""
+        """Queues the requests and waits for all answers. Raises SERVER_OVERLOADED at once where a lane is full."""
         lanes = [self._lanes[self._lane_of(request) % len(self._lanes)] for request in requests]
         if not all(lane.has_room(len(requests)) for lane in set(lanes)):
             raise Refused(Reason.SERVER_OVERLOADED, "too many requests are waiting", retry_after=0.5)
-        call: Call[RequestT, AnswerT] = Call(
-            len(requests), deadline, asyncio.get_running_loop().create_future()
-        )
-        for index, (lane, request) in enumerate(zip(lanes, requests, strict=True)):
-            lane.put(Ticket(request, call, index))
+        call: Call[AnswerT] = Call(len(requests), deadline, asyncio.get_running_loop().create_future())
+        for place, (lane, request) in enumerate(zip(lanes, requests, strict=True)):
+            lane.put(Ticket(request, call, place))
         return await call.future
 
     async def run(self) -> None:

@@ -81,8 +81,10 @@ class Ledger:
                 tasks.create_task(self._writes.run())
                 tasks.create_task(self._checks.run())
         finally:
-            for lane in (*self._writers, *self._readers):
-                await lane.close()
+            for writer in self._writers:
+                await writer.close()
+            for reader in self._readers:
+                await reader.close()
 
     async def write(self, commands: Sequence[Command], deadline: float) -> list[Accepted | Refused]:
         """Carries out commands, each on its own; the answers come in their order."""
@@ -164,7 +166,7 @@ class Ledger:
 
 
 def lane_of(account_id: str, lanes: int) -> int:
-    """The lane of an account. The only place that knows; an account has one lane per process, nothing more is assumed."""
+    """The lane of an account. Nothing more is assumed than that an account has one lane per process."""
     return zlib.crc32(account_id.encode()) % lanes
 
 

@@ -77,7 +77,7 @@ class Writer:
                 await self.serve(part)
 
     async def _transact_surely(self, tickets: Sequence[Write]) -> list[Outcome]:
-        """Repeats what is safe to repeat. Also a lost COMMIT: if it happened, the request ids are found and replayed."""
+        """Repeats what is safe to repeat, a lost COMMIT too: if it happened, the request ids are found and replayed."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return await self._transact(tickets)
@@ -159,7 +159,9 @@ def _decide_one(command: Command, loaded: Loaded, catalog: Catalog | None) -> Ou
     account = loaded.accounts.get(command.account_id)
     if account is None:
         account = loaded.accounts[command.account_id] = Account(command.account_id)
-    now = max(loaded.now, account.last_time)  # the database's clock may step back; an account's time never does
+    now = max(
+        loaded.now, account.last_time
+    )  # the database's clock may step back; an account's time never does
     try:
         if catalog is None:
             raise Refused(Reason.LEVEL_UNKNOWN, "the ledger has no catalog yet: see UpdateCatalog")
@@ -177,7 +179,9 @@ def _by_account(tickets: Sequence[Write]) -> list[list[Write]]:
 
 def _refusal_of(error: Exception) -> Refused:
     if isinstance(error, Contended):
-        return Refused(Reason.CONTENTION, "the account is locked by others; nothing was written", retry_after=0.2)
+        return Refused(
+            Reason.CONTENTION, "the account is locked by others; nothing was written", retry_after=0.2
+        )
     logger.error("Postgres rejected a request: %s", error)
     return Refused(Reason.INTERNAL, "internal error")
 

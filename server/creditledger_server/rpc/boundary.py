@@ -39,7 +39,9 @@ class Boundary(ServerInterceptor):
         self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
-        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], details: grpc.HandlerCallDetails
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        details: grpc.HandlerCallDetails,
     ) -> Handler:
         """Wraps the method's handler, once."""
         method = details.method
@@ -119,13 +121,17 @@ def _refusal_of(error: Exception, method: str) -> Refused:
         case StorageUnavailable():
             logger.warning("%s: storage is unavailable: %s", method, error)
             return Refused(
-                Reason.STORAGE_UNAVAILABLE, "Postgres does not answer; send the same request again", retry_after=1.0
+                Reason.STORAGE_UNAVAILABLE,
+                "Postgres does not answer; send the same request again",
+                retry_after=1.0,
             )
         case Contended():
             return Refused(Reason.CONTENTION, "Postgres is busy with others; try again", retry_after=0.2)
         case NotImplementedError():
             return Refused(
-                Reason.NOT_IMPLEMENTED, "this version of the server does not serve the method yet", method=method
+                Reason.NOT_IMPLEMENTED,
+                "this version of the server does not serve the method yet",
+                method=method,
             )
     incident = secrets.token_hex(8)
     logger.error("incident %s in %s", incident, method, exc_info=error)

@@ -25,11 +25,12 @@ def catalog_of(message: pb.Catalog) -> Catalog:
     try:
         catalog = parse_catalog(_document(message))
     except CatalogInvalid as error:
-        mistakes += [(f"catalog.{mistake.path}".rstrip("."), mistake.description) for mistake in error.mistakes]
+        mistakes += [
+            (f"catalog.{mistake.path}".rstrip("."), mistake.description) for mistake in error.mistakes
+        ]
+        raise _invalid(mistakes) from error
     if mistakes:
-        raise Refused(
-            Reason.FIELD_INVALID, f"the catalog has {len(mistakes)} mistakes", violations=tuple(mistakes)
-        )
+        raise _invalid(mistakes)
     return catalog
 
 
@@ -43,6 +44,12 @@ def catalog_message(of: CatalogVersion) -> pb.Catalog:
         default_level=catalog.default_level,
         packages=[_package_message(item) for item in catalog.packages.values()],
         create_time=timestamp(of.create_time),
+    )
+
+
+def _invalid(mistakes: list[tuple[str, str]]) -> Refused:
+    return Refused(
+        Reason.FIELD_INVALID, f"the catalog has {len(mistakes)} mistakes", violations=tuple(mistakes)
     )
 
 
@@ -61,7 +68,8 @@ def _operation_document(message: pb.Operation) -> dict[str, object]:
             price: dict[str, object] = {"flat": message.flat.amount}
         case "metered":
             rates = [
-                {"metric": rate.metric, "amount": rate.amount, "per": rate.per} for rate in message.metered.rates
+                {"metric": rate.metric, "amount": rate.amount, "per": rate.per}
+                for rate in message.metered.rates
             ]
             price = {"rates": rates, "minimum": message.metered.minimum}
         case _:
@@ -73,7 +81,8 @@ def _level_document(message: pb.Level) -> dict[str, object]:
     document: dict[str, object] = {
         "display_name": message.display_name,
         "limits": [
-            {"operation": item.operation, "period": _word(item.period), "limit": item.limit} for item in message.limits
+            {"operation": item.operation, "period": _word(item.period), "limit": item.limit}
+            for item in message.limits
         ],
     }
     if message.HasField("allowance"):
@@ -97,7 +106,9 @@ def _package_document(message: pb.CreditPackage) -> dict[str, object]:
 def _operation_message(of: Operation) -> pb.Operation:
     message = pb.Operation(operation=of.name, display_name=of.display_name)
     if isinstance(of.price, MeteredPrice):
-        rates = [pb.MetricRate(metric=rate.metric, amount=rate.amount, per=rate.per) for rate in of.price.rates]
+        rates = [
+            pb.MetricRate(metric=rate.metric, amount=rate.amount, per=rate.per) for rate in of.price.rates
+        ]
         message.metered.CopyFrom(pb.MeteredPrice(rates=rates, minimum=of.price.minimum))
     else:
         message.flat.CopyFrom(pb.FlatPrice(amount=of.price.amount))
@@ -133,5 +144,7 @@ def _word(period: int) -> str:
 def _repeated(field: str, names: Iterable[str]) -> list[tuple[str, str]]:
     """A document cannot name anything twice, a list can: tells what it names twice."""
     return [
-        (f"catalog.{field}.{name}", "must not be named twice") for name, count in Counter(names).items() if count > 1
+        (f"catalog.{field}.{name}", "must not be named twice")
+        for name, count in Counter(names).items()
+        if count > 1
     ]

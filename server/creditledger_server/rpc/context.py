@@ -15,7 +15,9 @@ T = TypeVar("T")
 
 def deadline_of(context: Context, default_seconds: float) -> float:
     """When the caller stops waiting, in seconds of the event loop's clock."""
-    remaining = context.time_remaining()
+    remaining: float | None = (
+        context.time_remaining()
+    )  # None for a call without a deadline, whatever its stub says
     return asyncio.get_running_loop().time() + (default_seconds if remaining is None else remaining)
 
 

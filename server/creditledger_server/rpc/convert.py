@@ -35,7 +35,11 @@ def grant_id(revision: int) -> str:
 def balance(of: Account | Entry) -> pb.Balance:
     """The balance of an account, or the one after an entry."""
     return pb.Balance(
-        available=of.available, reserved=of.reserved, granted=of.granted, spent=of.spent, forfeited=of.forfeited
+        available=of.available,
+        reserved=of.reserved,
+        granted=of.granted,
+        spent=of.spent,
+        forfeited=of.forfeited,
     )
 
 
@@ -61,13 +65,13 @@ def entry(of: Entry) -> pb.Entry:
         account_id=of.account_id,
         revision=of.revision,
         kind=int(of.kind),  # type: ignore[arg-type]
-        operation=of.operation,
+        operation=of.operation or "",
         quantity=of.quantity,
         amount=of.amount,
         cost=of.cost,
         balance=balance(of),
         draws=[pb.Draw(grant_id=grant_id(revision), amount=amount) for revision, amount in of.draws],
-        request_id=of.request_id,
+        request_id=of.request_id or "",
         catalog_version=of.catalog_version,
         create_time=timestamp(of.create_time),
         hash=of.hash,

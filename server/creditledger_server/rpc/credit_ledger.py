@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 from creditledger.v1 import credit_ledger_pb2 as pb
 from creditledger.v1 import resources_pb2
@@ -35,7 +35,7 @@ class CreditLedgerService(CreditLedgerServicer):
         self._pages = Pages(ledger.identity.cursor_key)
         self._default_deadline = default_deadline
 
-    async def CanPerform(self, request: pb.CanPerformRequest, context: Context) -> pb.CanPerformResponse:  # noqa: D102, N802
+    async def CanPerform(self, request: pb.CanPerformRequest, context: Context) -> pb.CanPerformResponse:
         fields = Fields()
         check = Check(
             account_id=fields.identifier("account_id", request.account_id),
@@ -47,12 +47,12 @@ class CreditLedgerService(CreditLedgerServicer):
         fields.check()
         return _can_perform(await self._ledger.check(check, deadline_of(context, self._default_deadline)))
 
-    async def Deduct(self, request: pb.DeductRequest, context: Context) -> pb.DeductResponse:  # noqa: D102, N802
+    async def Deduct(self, request: pb.DeductRequest, context: Context) -> pb.DeductResponse:
         command = _deduct_command(request)
         [answer] = await self._ledger.write([command], deadline_of(context, self._default_deadline))
         return _deducted(accepted(answer))
 
-    async def BatchDeduct(self, request: pb.BatchDeductRequest, context: Context) -> pb.BatchDeductResponse:  # noqa: D102, N802
+    async def BatchDeduct(self, request: pb.BatchDeductRequest, context: Context) -> pb.BatchDeductResponse:
         if not 1 <= len(request.requests) <= MAX_BATCH:
             raise _field_invalid("requests", f"must be 1 to {MAX_BATCH} requests")
         commands = [_command_or_refusal(item) for item in request.requests]
@@ -66,7 +66,7 @@ class CreditLedgerService(CreditLedgerServicer):
             results=[_result(item if isinstance(item, Refused) else next(answers)) for item in commands]
         )
 
-    async def GetBalance(self, request: pb.GetBalanceRequest, context: Context) -> pb.GetBalanceResponse:  # noqa: D102, N802
+    async def GetBalance(self, request: pb.GetBalanceRequest, context: Context) -> pb.GetBalanceResponse:
         fields = Fields()
         fields.identifier("account_id", request.account_id)
         fields.check()
@@ -74,7 +74,7 @@ class CreditLedgerService(CreditLedgerServicer):
             raise NotImplementedError
         return _balance(await self._ledger.standing(request.account_id))
 
-    async def GetEntry(self, request: pb.GetEntryRequest, context: Context) -> pb.GetEntryResponse:  # noqa: D102, N802
+    async def GetEntry(self, request: pb.GetEntryRequest, context: Context) -> pb.GetEntryResponse:
         fields = Fields()
         fields.identifier("account_id", request.account_id)
         revision = None
@@ -89,7 +89,7 @@ class CreditLedgerService(CreditLedgerServicer):
         entry = await self._ledger.entry(request.account_id, revision, request.request_id)
         return pb.GetEntryResponse(entry=convert.entry(entry))
 
-    async def ListEntries(self, request: pb.ListEntriesRequest, context: Context) -> pb.ListEntriesResponse:  # noqa: D102, N802
+    async def ListEntries(self, request: pb.ListEntriesRequest, context: Context) -> pb.ListEntriesResponse:
         fields = Fields()
         fields.identifier("account_id", request.account_id)
         size = fields.page_size(request.page_size)
@@ -101,7 +101,7 @@ class CreditLedgerService(CreditLedgerServicer):
             entries=[convert.entry(entry) for entry in entries[:size]], next_page_token=token
         )
 
-    async def WatchUsage(  # noqa: D102, N802
+    async def WatchUsage(
         self, request: pb.WatchUsageRequest, context: Context
     ) -> AsyncIterator[pb.WatchUsageResponse]:
         fields = Fields()
@@ -113,7 +113,7 @@ class CreditLedgerService(CreditLedgerServicer):
         fields.check()
         if request.HasField("min_interval"):
             raise NotImplementedError
-        async for message in self._watcher.watch(request.account_ids, request.cursor, frozenset(request.kinds)):
+        async for message in self._watcher.watch(request.account_ids, request.cursor, _kinds(request.kinds)):
             yield _watch_message(message)
 
 
@@ -199,10 +199,15 @@ def _entry_filter(fields: Fields, request: pb.ListEntriesRequest, after: int | N
         to_revision=last,
         start_time=fields.time("start_time", request.start_time) if request.HasField("start_time") else None,
         end_time=fields.time("end_time", request.end_time) if request.HasField("end_time") else None,
-        kinds=tuple(request.kinds),
+        kinds=tuple(_kinds(request.kinds)),
         operation=fields.optional_name("operation", request.operation),
         newest_first=newest_first,
     )
+
+
+def _kinds(kinds: Iterable[int]) -> frozenset[EntryKind]:
+    """The kinds that this server writes; to ask for others too is no error, there just are none."""
+    return frozenset(EntryKind(kind) for kind in kinds if kind in set(EntryKind))
 
 
 def _watch_message(message: Message) -> pb.WatchUsageResponse:

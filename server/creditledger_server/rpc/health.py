@@ -55,6 +55,8 @@ class Health:
 
     async def _set(self, *, serving: bool) -> None:
         self._serving = serving
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        status = (
+            health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
         for service in self._services:
             await self.servicer.set(service, status)

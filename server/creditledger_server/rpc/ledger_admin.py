@@ -29,7 +29,7 @@ class LedgerAdminService(LedgerAdminServicer):
         self._pages = Pages(ledger.identity.cursor_key)
         self._default_deadline = default_deadline
 
-    async def OpenAccount(self, request: pb.OpenAccountRequest, context: Context) -> pb.OpenAccountResponse:  # noqa: D102, N802
+    async def OpenAccount(self, request: pb.OpenAccountRequest, context: Context) -> pb.OpenAccountResponse:
         fields = Fields()
         command = OpenAccount(
             request_id=fields.identifier("request_id", request.request_id),
@@ -43,13 +43,15 @@ class LedgerAdminService(LedgerAdminServicer):
             account=convert.opened_account(entry), entry=convert.entry(entry), replayed=replayed
         )
 
-    async def GetAccount(self, request: pb.GetAccountRequest, context: Context) -> pb.GetAccountResponse:  # noqa: D102, N802
+    async def GetAccount(self, request: pb.GetAccountRequest, context: Context) -> pb.GetAccountResponse:
         fields = Fields()
         fields.identifier("account_id", request.account_id)
         fields.check()
         return pb.GetAccountResponse(account=convert.account(await self._ledger.account(request.account_id)))
 
-    async def ListAccounts(self, request: pb.ListAccountsRequest, context: Context) -> pb.ListAccountsResponse:  # noqa: D102, N802
+    async def ListAccounts(
+        self, request: pb.ListAccountsRequest, context: Context
+    ) -> pb.ListAccountsResponse:
         fields = Fields()
         if request.prefix:
             fields.identifier("prefix", request.prefix)
@@ -63,7 +65,9 @@ class LedgerAdminService(LedgerAdminServicer):
             accounts=[convert.account(account) for account in accounts[:size]], next_page_token=token
         )
 
-    async def GrantCredits(self, request: pb.GrantCreditsRequest, context: Context) -> pb.GrantCreditsResponse:  # noqa: D102, N802
+    async def GrantCredits(
+        self, request: pb.GrantCreditsRequest, context: Context
+    ) -> pb.GrantCreditsResponse:
         command = _grant_command(request)
         entry, replayed = await self._write(command, context)
         message = convert.entry(entry)
@@ -71,7 +75,7 @@ class LedgerAdminService(LedgerAdminServicer):
             grant=convert.new_grant(entry), entry=message, balance=message.balance, replayed=replayed
         )
 
-    async def GetCatalog(self, request: pb.GetCatalogRequest, context: Context) -> pb.GetCatalogResponse:  # noqa: D102, N802
+    async def GetCatalog(self, request: pb.GetCatalogRequest, context: Context) -> pb.GetCatalogResponse:
         version = request.version if request.HasField("version") else None
         found = await self._ledger.catalogs.get(version)
         if found is None:
@@ -81,7 +85,9 @@ class LedgerAdminService(LedgerAdminServicer):
             )  # fmt: skip
         return pb.GetCatalogResponse(catalog=catalog_message(found))
 
-    async def UpdateCatalog(self, request: pb.UpdateCatalogRequest, context: Context) -> pb.UpdateCatalogResponse:  # noqa: D102, N802
+    async def UpdateCatalog(
+        self, request: pb.UpdateCatalogRequest, context: Context
+    ) -> pb.UpdateCatalogResponse:
         fields = Fields()
         fields.identifier("request_id", request.request_id)
         if not request.HasField("catalog"):
@@ -93,7 +99,9 @@ class LedgerAdminService(LedgerAdminServicer):
         )
         return pb.UpdateCatalogResponse(catalog=catalog_message(updated), replayed=replayed)
 
-    async def VerifyAccount(self, request: pb.VerifyAccountRequest, context: Context) -> pb.VerifyAccountResponse:  # noqa: D102, N802
+    async def VerifyAccount(
+        self, request: pb.VerifyAccountRequest, context: Context
+    ) -> pb.VerifyAccountResponse:
         fields = Fields()
         fields.identifier("account_id", request.account_id)
         fields.check()
@@ -106,7 +114,9 @@ class LedgerAdminService(LedgerAdminServicer):
             head_hash=account.head_hash if account else b"",
         )
 
-    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:  # noqa: D102, N802
+    async def GetServerInfo(
+        self, request: pb.GetServerInfoRequest, context: Context
+    ) -> pb.GetServerInfoResponse:
         info = await self._database.info()
         return pb.GetServerInfoResponse(
             ledger_id=str(self._ledger.identity.ledger_id),

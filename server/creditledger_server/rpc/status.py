@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from creditledger.v1 import resources_pb2
 from creditledger.v1.error_reason_pb2 import ErrorReason
-from google.protobuf.any_pb2 import Any
+from google.protobuf.any_pb2 import Any as PackedAny
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as details_pb2
@@ -42,7 +44,7 @@ CODES: dict[Reason, StatusCode] = {
 }
 
 
-def reason_number(reason: Reason) -> ErrorReason:
+def reason_number(reason: Reason) -> ErrorReason.ValueType:
     """The public enum's value of a reason."""
     return ErrorReason.Value(f"ERROR_REASON_{reason.value}")
 
@@ -86,7 +88,7 @@ def item_status(refusal: Refused) -> resources_pb2.ItemStatus:
     )
 
 
-def _detail(refusal: Refused) -> Message | None:
+def _detail(refusal: Refused) -> Any:
     """The detail that fits besides ErrorInfo and RetryInfo."""
     told = refusal.metadata
     if refusal.violations:
@@ -111,7 +113,7 @@ def _detail(refusal: Refused) -> Message | None:
     return None
 
 
-def _packed(message: Message) -> Any:
-    packed = Any()
+def _packed(message: Message) -> PackedAny:
+    packed = PackedAny()
     packed.Pack(message)
     return packed

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Protocol
 
 from creditledger.v1 import resources_pb2
+from creditledger.v1.credit_ledger_pb2 import CanPerformRequest, DeductRequest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -28,15 +28,6 @@ _ID_RULE = "must be 1 to 128 characters of [A-Za-z0-9._:@/+=-]"
 _NAME_RULE = "must match [a-z][a-z0-9_]{0,63}"
 _MIN_SECONDS, _MAX_SECONDS = -62_135_596_800, 253_402_300_799  # the years 1 to 9999
 _MAX_RESPONSE_TIME = 366 * 86_400
-
-
-class HasQuantity(Protocol):
-    """A request with the optional field quantity."""
-
-    @property
-    def quantity(self) -> int: ...  # noqa: D102
-
-    def HasField(self, field_name: str, /) -> bool: ...  # type: ignore[misc] # noqa: D102, N802
 
 
 class Fields:
@@ -71,11 +62,10 @@ class Fields:
         """A name, or None where the field is empty."""
         return self.name(field, value) if value else None
 
-    def quantity(self, request: HasQuantity) -> int:
+    def quantity(self, request: CanPerformRequest | DeductRequest) -> int:
         """The optional field quantity: absent is 1, zero is an error."""
         quantity = request.quantity if request.HasField("quantity") else 1
-        self.between("quantity", quantity, 1, MAX_QUANTITY)
-        return quantity
+        return self.between("quantity", quantity, 1, MAX_QUANTITY)
 
     def amount(self, field: str, value: int) -> int:
         """An amount of credits."""
@@ -91,7 +81,7 @@ class Fields:
         """Free text for people: bounded in bytes, and without control characters but tab and newline."""
         if len(value.encode()) > most:
             self.wrong(field, f"must be at most {most} bytes")
-        elif any(char < " " and char not in "\t\n" or char == "\x7f" for char in value):
+        elif any((char < " " and char not in "\t\n") or char == "\x7f" for char in value):
             self.wrong(field, "must not contain control characters")
         return value
 
@@ -127,7 +117,11 @@ class Fields:
 
     def duration(self, field: str, value: Duration, most: int) -> int:
         """A duration of 0 to ``most`` seconds, in microseconds; what is finer is cut off."""
-        if not (0 <= value.nanos < 1_000_000_000 and 0 <= value.seconds and value.seconds + value.nanos / 1e9 <= most):
+        if not (
+            0 <= value.nanos < 1_000_000_000
+            and value.seconds >= 0
+            and value.seconds + value.nanos / 1e9 <= most
+        ):
             self.wrong(field, f"must be 0 to {most} seconds")
             return 0
         return value.seconds * 1_000_000 + value.nanos // 1_000
@@ -154,7 +148,9 @@ class Fields:
             metrics=self.metrics("usage.metrics", message.metrics),
             response_time=self._response_time(message),
             failed=message.outcome == resources_pb2.Usage.OUTCOME_FAILED,
-            occur_time=self.time("usage.occur_time", message.occur_time) if message.HasField("occur_time") else None,
+            occur_time=self.time("usage.occur_time", message.occur_time)
+            if message.HasField("occur_time")
+            else None,
             metadata=self._metadata(message.metadata) if message.HasField("metadata") else None,
         )
 

@@ -6,7 +6,7 @@ for a lock sees the locked row as it is now, but everything else as it was befor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -89,8 +89,8 @@ WHERE account.account_id = new.account_id
 """
 
 _INSERT_ENTRIES = """
-INSERT INTO entry (account_id, revision, kind, create_time, amount, cost, available, reserved, spent, forfeited, quantity,
-                   catalog_version, operation, request_id, fingerprint, draws, limits, usage, details, hash)
+INSERT INTO entry (account_id, revision, kind, create_time, amount, cost, available, reserved, spent, forfeited,
+                   quantity, catalog_version, operation, request_id, fingerprint, draws, limits, usage, details, hash)
 SELECT * FROM unnest(
     %s::text[], %s::bigint[], %s::smallint[], %s::timestamptz[], %s::bigint[], %s::bigint[], %s::bigint[],
     %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::integer[], %s::text[], %s::text[], %s::bytea[],
@@ -122,7 +122,11 @@ async def lock_and_load(conn: Connection, wanted: Wanted) -> Loaded:
             await conn.execute("BEGIN")
             accounts = await conn.execute(_LOCK, [text_array(wanted.accounts)], prepare=True)
             requests = await conn.execute(_LOAD_REQUESTS, _columns(wanted.requests, "tt"), prepare=True)
-            uses = await conn.execute(_LOAD_USES, _columns(wanted.uses, "tti"), prepare=True) if wanted.uses else None
+            uses = (
+                await conn.execute(_LOAD_USES, _columns(wanted.uses, "tti"), prepare=True)
+                if wanted.uses
+                else None
+            )
         loaded = await _assemble(accounts, requests)
         if uses:
             _attach_uses(loaded.accounts, await uses.fetchall())
@@ -141,7 +145,7 @@ async def write_and_commit(conn: Connection, accounts: Iterable[Account], transa
     with translated():
         async with conn.pipeline():
             for statement, parameters in _statements(changed, position):
-                await conn.execute(statement, parameters, prepare=True)  # type: ignore[call-overload]
+                await conn.execute(statement, parameters, prepare=True)
             await conn.execute("COMMIT")
 
 
@@ -184,7 +188,7 @@ def _statements(changed: list[Account], position: int) -> Iterable[tuple[str, li
         yield _UPDATE_ACCOUNTS, _columns([_updated_row(account) for account in known], "tiiiiiiiTtbt")
     yield _INSERT_ENTRIES, _columns(list(_entry_rows(changed)), "tiiTiiiiiiiittbttttb")
     if grants:
-        rows = [grant[:5] + (_time(grant.create_time),) + grant[6:] for grant in grants]
+        rows = [(*grant[:5], _time(grant.create_time), *grant[6:]) for grant in grants]
         yield _INSERT_GRANTS, _columns(rows, "tiiiiTtt")
     if uses:
         yield _UPSERT_USES, _columns(uses, "ttiTi")
@@ -223,7 +227,12 @@ def _commit_row(changed: list[Account], position: int) -> list[Any]:
 
 _time = lru_cache(maxsize=1024)(iso_time)  # the entries of a batch share a few times
 
-_DUMPERS = {"t": text_array, "T": text_array, "i": int_array, "b": bytes_array}
+_DUMPERS: dict[str, Callable[[Iterable[Any]], str]] = {
+    "t": text_array,
+    "T": text_array,
+    "i": int_array,
+    "b": bytes_array,
+}
 
 
 def _columns(rows: Sequence[Sequence[Any]], types: str) -> list[Any]:

@@ -41,7 +41,7 @@ async def ensure_ledger(conn: Connection, decimals: int) -> LedgerRow:
     )
     cursor = await conn.execute("SELECT ledger_id, decimals, cursor_key FROM ledger")
     ledger_id, stored, key = await cursor.fetchone() or ()
-    return LedgerRow(ledger_id, stored, key)  # type: ignore[arg-type]
+    return LedgerRow(ledger_id, stored, key)
 
 
 async def read_catalog(conn: Connection, version: int | None = None) -> CatalogRow | None:
@@ -63,7 +63,11 @@ async def lock_catalogs(conn: Connection) -> None:
 
 
 async def insert_catalog(
-    conn: Connection, version: int, document: dict[str, Any], request_id: str | None, fingerprint: bytes | None
+    conn: Connection,
+    version: int,
+    document: dict[str, Any],
+    request_id: str | None,
+    fingerprint: bytes | None,
 ) -> None:
     """Adds a version."""
     await conn.execute(
@@ -75,6 +79,6 @@ async def insert_catalog(
 
 async def _one(conn: Connection, query: str, parameters: list[Any]) -> CatalogRow | None:
     with translated():
-        cursor = await conn.execute(query, parameters)  # type: ignore[call-overload]
+        cursor = await conn.execute(query, parameters)
         row = await cursor.fetchone()
     return None if row is None else CatalogRow(row[0], row[1], row[2], to_micros(row[3]))

@@ -1,8 +1,8 @@
 """What WatchUsage reads: entries by account and revision, and the commit log by position.
 
-A position never falls from one revision of an account to the next: it is the transaction's own id or, where larger, the position
-that one of its accounts had before (docs/decisions/0003). Transactions commit in any order, but none that is still
-running, or to come, can get a position below the horizon, so what lies below it is complete.
+A position never falls from one revision of an account to the next: it is the transaction's own id or, where larger,
+the position that one of its accounts had before (docs/decisions/0003). Transactions commit in any order, but none that
+is still running, or to come, can get a position below the horizon, so what lies below it is complete.
 """
 
 from __future__ import annotations
@@ -97,5 +97,5 @@ async def read_revisions(conn: Connection, account_ids: Sequence[str]) -> dict[s
 
 async def _fetch(conn: Connection, query: str, parameters: Any) -> list[Any]:
     with translated():
-        cursor = await conn.execute(query, parameters, prepare=True)  # type: ignore[call-overload]
+        cursor = await conn.execute(query, parameters, prepare=True)
         return list(await cursor.fetchall())

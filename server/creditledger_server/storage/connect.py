@@ -14,7 +14,12 @@ from .errors import translated
 
 Connection = AsyncConnection[tuple[Any, ...]]
 
-_KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000}
+_KEEPALIVE = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
 
 
 class DatabaseInfo(NamedTuple):
@@ -88,8 +93,8 @@ def _parameters(lock_timeout: int, statement_timeout: int) -> dict[str, Any]:
         "client_connection_check_interval": 1_000,
         "TimeZone": "UTC",
         "default_transaction_isolation": "read\\ committed",
-        # Every statement asks for rows by key. A plan that reads a whole table is never right, however small the table was when
-        # the plan was made (architecture §6: such a plan cost a hundredfold within a minute).
+        # Every statement asks for rows by key. A plan that reads a whole table is never right, however small the
+        # table was when the plan was made (architecture §6: such a plan cost a hundredfold within a minute).
         "enable_seqscan": "off",
         "enable_hashjoin": "off",
         "enable_mergejoin": "off",

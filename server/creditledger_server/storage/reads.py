@@ -91,7 +91,9 @@ async def read_snapshot(conn: Connection, account_ids: Sequence[str]) -> Snapsho
 async def read_entry(conn: Connection, account_id: str, revision: int) -> Entry | None:
     """The entry of one revision."""
     rows = await _fetch(
-        conn, f"SELECT {ENTRY_COLUMNS} FROM entry WHERE account_id = %s AND revision = %s", [account_id, revision]
+        conn,
+        f"SELECT {ENTRY_COLUMNS} FROM entry WHERE account_id = %s AND revision = %s",
+        [account_id, revision],
     )
     return entry_from_row(rows[0]) if rows else None
 
@@ -152,5 +154,5 @@ def _iso(time: int | None) -> str | None:
 async def _fetch(conn: Connection, query: str, parameters: Any) -> list[Any]:
     # Every caller of this module passes SQL made of its own constants; values travel as parameters only.
     with translated():
-        cursor = await conn.execute(query, parameters, prepare=True)  # type: ignore[call-overload]
+        cursor = await conn.execute(query, parameters, prepare=True)
         return list(await cursor.fetchall())

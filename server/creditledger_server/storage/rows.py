@@ -60,5 +60,3 @@ def lots_text(lots: Sequence[Lot]) -> str:
 def parse_lots(text: str) -> list[Lot]:
     """The lots that ``lots_text`` wrote, in burn order."""
     return [Lot(priority, revision, remaining) for revision, priority, remaining in json.loads(text)]
-
-

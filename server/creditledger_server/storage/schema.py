@@ -87,7 +87,7 @@ def check(dsn: str) -> None:
     if state.pending:
         raise SchemaOutdated(
             f"the database is at revision {state.current or 'none'}, this server needs {expected_version()}:"
-            " run 'creditledger-server migrate up'"
+            " run 'creditledger-server migrate up', or serve with --migrate"
         )
 
 

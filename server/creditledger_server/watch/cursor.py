@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..domain.refusal import Reason, Refused
 from ..domain.seal import seal, unseal
@@ -43,9 +43,9 @@ class Cursors:
         """Reads what ``of_all`` wrote. Raises Refused CURSOR_INVALID."""
         return AllPosition(*self._open("watch-all", cursor))
 
-    def _open(self, purpose: str, cursor: str) -> list[int]:
+    def _open(self, purpose: str, cursor: str) -> list[Any]:
         try:
-            value: list[int] = unseal(self._key, purpose, cursor)
+            value: list[Any] = unseal(self._key, purpose, cursor)
         except ValueError as error:
             raise Refused(
                 Reason.CURSOR_INVALID, "the cursor is not one of this ledger for these account_ids",

@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 class Subscription:
     """What one stream waits on. ``account_ids`` None: all accounts.
 
-    Only says where to look; what is there, and what was seen already, the stream knows from the tables. So it holds no entries
-    and is bounded by the number of its accounts.
+    Only says where to look; what is there, and what was seen already, the stream knows from the tables. So it holds
+    no entries and is bounded by the number of its accounts.
     """
 
     def __init__(self, account_ids: frozenset[str] | None) -> None:

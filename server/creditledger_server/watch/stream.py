@@ -92,7 +92,8 @@ class Watcher:
                 raise _ahead()
             replaying = bool(cursor)
             while True:
-                async for seen, entry in self._committed_after(seen):
+                async for position, entry in self._committed_after(seen):
+                    seen = position
                     if entry is not None and (not kinds or entry.kind in kinds):
                         yield Message(self._cursors.of_all(seen), entry)
                 if replaying:
@@ -142,8 +143,9 @@ class Watcher:
                 for item in committed
                 if (position := AllPosition(item.position, item.entry.account_id, item.entry.revision)) > seen
             ]
-            for seen, entry in news:
-                yield seen, entry
+            for position, entry in news:
+                yield position, entry
+                seen = position
             if not news:
                 yield max(seen, AllPosition(horizon)), None
                 return
