@@ -89,9 +89,8 @@ class _Cluster:
                     self._spawn()
             self._await_ready()
         except OSError as error:
-            raise EmbeddedError(
-                f"the embedded Postgres cannot use {self._folder}: {error.strerror}"
-            ) from error
+            what = error.filename or self._folder
+            raise EmbeddedError(f"the embedded Postgres cannot use {what}: {error.strerror}") from error
         socket_folder = self._pid_file()[4]
         return f"postgresql://postgres@/postgres?host={quote(socket_folder, safe='')}&port=5432"
 
@@ -258,13 +257,27 @@ class _Cluster:
             shutil.chown(folder, self._system_user, pwd.getpwnam(self._system_user).pw_gid)
 
     def _open_folders(self) -> None:
-        """Lets the system user pass through to the data and to the programs, and no more than that."""
+        """Lets the system user pass through to the data and run the programs, and no more than that."""
         if not self._system_user:
             return
         for folder in (*self._data.parents, *self._programs.parents):
-            mode = folder.stat().st_mode
-            if not mode & stat.S_IXOTH:
-                folder.chmod(mode | stat.S_IXOTH)
+            _allow_others(folder, stat.S_IXOTH)
+        if not (self._programs / "postgres").stat().st_mode & stat.S_IROTH:
+            self._open_programs()
+
+    def _open_programs(self) -> None:
+        """Undoes on the wheel's files what a strict umask did when they were installed."""
+        package = self._programs.parents[1]
+        for tree in (package, package.with_name(f"{package.name}.libs")):
+            for path in (tree, *tree.rglob("*")) if tree.exists() else ():
+                runs = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
+                _allow_others(path, stat.S_IROTH | (stat.S_IXOTH if runs else 0))
+
+
+def _allow_others(path: Path, bits: int) -> None:
+    mode = path.stat().st_mode
+    if mode & bits != bits:
+        path.chmod(mode | bits)
 
 
 def _programs() -> Path:

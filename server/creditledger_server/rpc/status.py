@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from creditledger.v1 import resources_pb2
@@ -17,6 +18,10 @@ from ..domain.refusal import Reason, Refused
 from ..domain.times import iso_time
 
 DOMAIN = "creditledger"
+
+MAX_VIOLATIONS = 20
+MAX_PATH = 100
+MAX_RULE = 100
 
 CODES: dict[Reason, StatusCode] = {
     Reason.FIELD_INVALID: StatusCode.INVALID_ARGUMENT,
@@ -74,6 +79,14 @@ def rich_status(refusal: Refused) -> status_pb2.Status:
     )
 
 
+def _violations(refusal: Refused) -> Sequence[tuple[str, str]]:
+    """What is told of the violations: a trailer must stay below 8 KiB, or clients drop the whole answer."""
+    told = [(field[:MAX_PATH], rule[:MAX_RULE]) for field, rule in refusal.violations[:MAX_VIOLATIONS]]
+    if more := len(refusal.violations) - len(told):
+        told.append(("", f"and {more} more"))
+    return told
+
+
 def item_status(refusal: Refused) -> resources_pb2.ItemStatus:
     """The same for one item of a batch."""
     return resources_pb2.ItemStatus(
@@ -83,7 +96,7 @@ def item_status(refusal: Refused) -> resources_pb2.ItemStatus:
         metadata=metadata(refusal),
         field_violations=[
             resources_pb2.ItemStatus.FieldViolation(field=field, description=rule)
-            for field, rule in refusal.violations
+            for field, rule in _violations(refusal)
         ],
     )
 
@@ -95,7 +108,7 @@ def _detail(refusal: Refused) -> Any:
         return details_pb2.BadRequest(
             field_violations=[
                 details_pb2.BadRequest.FieldViolation(field=field, description=rule)
-                for field, rule in refusal.violations
+                for field, rule in _violations(refusal)
             ]
         )
     if CODES[refusal.reason] is StatusCode.NOT_FOUND:
