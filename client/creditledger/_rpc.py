@@ -51,7 +51,7 @@ class Caller:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            f"a {type(self).__name__} holds open connections and cannot be pickled or copied;"
+            f"{type(self).__name__} holds open connections and cannot be pickled or copied;"
             " create one in each process, after it has forked"
         )
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 
-from .usage import Usage
+from .usage import Usage, canonical_json
 
 
 def fingerprint(method: str, *fields: object) -> bytes:
@@ -16,8 +15,7 @@ def fingerprint(method: str, *fields: object) -> bytes:
     The request id is left out: it is what the fingerprint is compared under. Wire bytes would not do, because protobuf
     serialization is not canonical.
     """
-    text = json.dumps((1, method, *fields), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return sha256(text.encode()).digest()
+    return sha256(canonical_json((1, method, *fields)).encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)

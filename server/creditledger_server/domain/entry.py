@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from .periods import Period
 
+_quote = json.encoder.encode_basestring
+
 GENESIS = bytes(32)
 """What the first entry of every account is chained to."""
 
@@ -82,40 +84,23 @@ def chain_hash(previous: bytes, entry: Entry) -> bytes:
     """SHA-256(previous hash ‖ canonical entry), of 32 bytes; ``entry.hash`` itself is left out.
 
     The canonical form is a JSON array of the fields in their order, led by a version; JSON's quoting makes it
-    injective.
-    docs/hash-chain.md shows how to recompute it from the table alone.
+    injective. docs/hash-chain.md shows how to recompute it from the table alone.
     """
     return sha256(previous + _canonical(entry).encode()).digest()
 
 
-def _canonical(entry: Entry) -> str:
-    fingerprint = entry.fingerprint
-    return json.dumps(
-        (
-            1,
-            entry.account_id,
-            entry.revision,
-            entry.kind,
-            entry.create_time,
-            entry.amount,
-            entry.cost,
-            entry.available,
-            entry.reserved,
-            entry.spent,
-            entry.forfeited,
-            entry.quantity,
-            entry.catalog_version,
-            entry.operation,
-            entry.request_id,
-            fingerprint.hex() if fingerprint else None,
-            draws_text(entry.draws),
-            limits_text(entry.limits),
-            entry.usage,
-            entry.details,
-        ),
-        ensure_ascii=False,
-        separators=(",", ":"),
+def _canonical(e: Entry) -> str:
+    # Written out: the json module takes three times as long, and this runs for every entry under the lock.
+    return (
+        f"[1,{_quote(e.account_id)},{e.revision},{e.kind:d},{e.create_time},{e.amount},{e.cost},{e.available},"
+        f"{e.reserved},{e.spent},{e.forfeited},{e.quantity},{e.catalog_version},{_text(e.operation)},"
+        f"{_text(e.request_id)},{_text(e.fingerprint.hex() if e.fingerprint else None)},{_text(draws_text(e.draws))},"
+        f"{_text(limits_text(e.limits))},{_text(e.usage)},{_text(e.details)}]"
     )
+
+
+def _text(value: str | None) -> str:
+    return "null" if value is None else _quote(value)
 
 
 def draws_text(draws: tuple[Draw, ...]) -> str | None:

@@ -63,7 +63,8 @@ class Catalogs:
         return _parse(row) if row else None
 
     async def apply(self, catalog: Catalog) -> CatalogVersion:
-        """Makes ``catalog`` current if it differs from what is."""
+        """Makes ``catalog`` current if it differs from what is. Raises Refused NOT_IMPLEMENTED."""
+        _check_served(catalog)
         async with self._connect() as conn, conn.transaction():
             await lock_catalogs(conn)
             current = await read_catalog(conn)
@@ -76,8 +77,9 @@ class Catalogs:
     ) -> tuple[CatalogVersion, bool]:
         """Makes ``catalog`` current; returns it and whether this answers an earlier call again.
 
-        Raises Refused with REQUEST_ID_REUSED or VERSION_MISMATCH.
+        Raises Refused with REQUEST_ID_REUSED, VERSION_MISMATCH or NOT_IMPLEMENTED.
         """
+        _check_served(catalog)
         identity = fingerprint("UpdateCatalog", catalog_document(catalog), expected_version)
         async with self._connect() as conn, conn.transaction():
             await lock_catalogs(conn)
@@ -86,6 +88,15 @@ class Catalogs:
             current = await read_catalog(conn)
             _check_version(current, expected_version)
             return _parse(await _insert(conn, current, catalog, request_id, identity)), False
+
+
+def _check_served(catalog: Catalog) -> None:
+    """Refuses what this version would take and not give."""
+    for name, level in catalog.levels.items():
+        if level.allowance:
+            raise Refused(
+                Reason.NOT_IMPLEMENTED, f"levels.{name}.allowance: this version does not give allowances yet"
+            )
 
 
 async def _insert(

@@ -91,6 +91,8 @@ def _parameters(lock_timeout: int, statement_timeout: int) -> dict[str, Any]:
         "statement_timeout": statement_timeout,
         "idle_in_transaction_session_timeout": 5_000,
         "client_connection_check_interval": 1_000,
+        # Whatever the database's default is: what is acknowledged must be durable.
+        "synchronous_commit": "on",
         "TimeZone": "UTC",
         "default_transaction_isolation": "read\\ committed",
         # Every statement asks for rows by key. A plan that reads a whole table is never right, however small the
@@ -103,6 +105,8 @@ def _parameters(lock_timeout: int, statement_timeout: int) -> dict[str, Any]:
     }
     return {
         "connect_timeout": 5,
+        # Never a standby: it may not have what was acknowledged.
+        "target_session_attrs": "read-write",
         "application_name": "creditledger",
         "autocommit": True,
         "options": " ".join(f"-c {name}={value}" for name, value in options.items()),

@@ -1,0 +1,261 @@
+"""The keywords of every method become its request, and its response is returned, on a channel without a network."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc_testing  # type: ignore[import-untyped]
+import pytest
+from creditledger import (
+    Catalog,
+    CreditLedgerClient,
+    DeductRequest,
+    EntryKind,
+    EntryOrder,
+    InsufficientCredits,
+    Usage,
+)
+from creditledger.v1 import credit_ledger_pb2 as ledger
+from creditledger.v1 import ledger_admin_pb2 as admin
+from google.protobuf import message_factory
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from google.protobuf.message import Message
+
+SERVICES = (
+    ledger.DESCRIPTOR.services_by_name["CreditLedger"],
+    admin.DESCRIPTOR.services_by_name["LedgerAdmin"],
+)
+METHODS = {method.name: method for service in SERVICES for method in service.methods}
+
+USAGE = Usage(service="openai", metrics={"tokens": 1834}, outcome=Usage.OUTCOME_FAILED)
+NOON = datetime(2026, 11, 1, 12, 0, 0, 250_000, tzinfo=UTC)
+NOON_STAMP = Timestamp(seconds=1_793_534_400, nanos=250_000_000)
+ITEM = DeductRequest(request_id="r", account_id="u", operation="o")
+
+CASES: list[tuple[str, tuple[Any, ...], dict[str, Any], Message]] = [
+    (
+        "can_perform",
+        ("u", "o"),
+        {},
+        ledger.CanPerformRequest(account_id="u", operation="o", quantity=1),
+    ),
+    (
+        "can_perform",
+        ("u", "o"),
+        {"quantity": 3, "metrics": {"tokens": 9}, "account_level": "pro"},
+        ledger.CanPerformRequest(
+            account_id="u", operation="o", quantity=3, metrics={"tokens": 9}, account_level="pro"
+        ),
+    ),
+    (
+        "deduct",
+        ("u", "o"),
+        {"request_id": "r"},
+        ledger.DeductRequest(request_id="r", account_id="u", operation="o", quantity=1),
+    ),
+    (
+        "deduct",
+        ("u", "o"),
+        {"quantity": 2, "usage": USAGE, "request_id": "r", "account_level": "free"},
+        ledger.DeductRequest(
+            request_id="r", account_id="u", operation="o", quantity=2, usage=USAGE, account_level="free"
+        ),
+    ),
+    ("batch_deduct", ([ITEM, ITEM],), {}, ledger.BatchDeductRequest(requests=[ITEM, ITEM])),
+    ("get_balance", ("u",), {}, ledger.GetBalanceRequest(account_id="u")),
+    ("get_balance", ("u",), {"at_time": NOON}, ledger.GetBalanceRequest(account_id="u", at_time=NOON_STAMP)),
+    ("get_balance", ("u",), {"at_revision": 0}, ledger.GetBalanceRequest(account_id="u", at_revision=0)),
+    ("get_entry", ("u",), {"revision": 7}, ledger.GetEntryRequest(account_id="u", revision=7)),
+    ("get_entry", ("u",), {"request_id": "r"}, ledger.GetEntryRequest(account_id="u", request_id="r")),
+    (
+        "list_entries",
+        ("u",),
+        {},
+        ledger.ListEntriesRequest(account_id="u", order=EntryOrder.ENTRY_ORDER_NEWEST_FIRST),
+    ),
+    (
+        "list_entries",
+        ("u",),
+        {
+            "order": EntryOrder.ENTRY_ORDER_OLDEST_FIRST,
+            "from_revision": 2,
+            "to_revision": 9,
+            "start_time": NOON,
+            "end_time": NOON,
+            "kinds": iter([EntryKind.ENTRY_KIND_DEDUCTED]),
+            "operation": "o",
+            "page_size": 10,
+            "page_token": "p",
+        },
+        ledger.ListEntriesRequest(
+            account_id="u",
+            order=EntryOrder.ENTRY_ORDER_OLDEST_FIRST,
+            from_revision=2,
+            to_revision=9,
+            start_time=NOON_STAMP,
+            end_time=NOON_STAMP,
+            kinds=[EntryKind.ENTRY_KIND_DEDUCTED],
+            operation="o",
+            page_size=10,
+            page_token="p",
+        ),
+    ),
+    (
+        "open_account",
+        ("u",),
+        {"level": "pro", "labels": {"team": "a"}, "request_id": "r"},
+        admin.OpenAccountRequest(request_id="r", account_id="u", level="pro", labels={"team": "a"}),
+    ),
+    ("open_account", ("u",), {"request_id": "r"}, admin.OpenAccountRequest(request_id="r", account_id="u")),
+    ("get_account", ("u",), {}, admin.GetAccountRequest(account_id="u")),
+    ("list_accounts", (), {}, admin.ListAccountsRequest()),
+    (
+        "list_accounts",
+        (),
+        {"prefix": "u", "level": "pro", "page_size": 10, "page_token": "p"},
+        admin.ListAccountsRequest(prefix="u", level="pro", page_size=10, page_token="p"),
+    ),
+    (
+        "grant_credits",
+        ("u", 100),
+        {"request_id": "r"},
+        admin.GrantCreditsRequest(request_id="r", account_id="u", amount=100),
+    ),
+    (
+        "grant_credits",
+        ("u", 100),
+        {
+            "priority": -5,
+            "effective_time": NOON,
+            "expire_time": NOON.astimezone(timezone(timedelta(hours=2))),
+            "reason": "welcome",
+            "labels": {"team": "a"},
+            "request_id": "r",
+        },
+        admin.GrantCreditsRequest(
+            request_id="r",
+            account_id="u",
+            amount=100,
+            priority=-5,
+            effective_time=NOON_STAMP,
+            expire_time=NOON_STAMP,
+            reason="welcome",
+            labels={"team": "a"},
+        ),
+    ),
+    ("get_catalog", (), {}, admin.GetCatalogRequest()),
+    ("get_catalog", (), {"version": 0}, admin.GetCatalogRequest(version=0)),
+    (
+        "update_catalog",
+        (Catalog(default_level="free"),),
+        {"expected_version": 0, "request_id": "r"},
+        admin.UpdateCatalogRequest(request_id="r", catalog=Catalog(default_level="free"), expected_version=0),
+    ),
+    (
+        "update_catalog",
+        (Catalog(default_level="free"),),
+        {"request_id": "r"},
+        admin.UpdateCatalogRequest(request_id="r", catalog=Catalog(default_level="free")),
+    ),
+    ("verify_account", ("u",), {}, admin.VerifyAccountRequest(account_id="u")),
+    ("get_server_info", (), {}, admin.GetServerInfoRequest()),
+]
+
+MUTATIONS = {"deduct", "batch_deduct", "open_account", "grant_credits", "update_catalog"}
+
+
+def rpc_of(method: str) -> Any:
+    return METHODS["".join(word.title() for word in method.split("_"))]
+
+
+@pytest.fixture
+def channel() -> Any:
+    return grpc_testing.channel(SERVICES, grpc_testing.strict_real_time())
+
+
+@pytest.fixture
+def client(channel: Any) -> CreditLedgerClient:
+    return CreditLedgerClient.from_channel(channel)
+
+
+@pytest.fixture
+def background() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize(("method", "args", "kwargs", "request_"), CASES)
+def test_keywords_become_the_request_and_the_response_is_returned(
+    channel: Any,
+    client: CreditLedgerClient,
+    background: ThreadPoolExecutor,
+    method: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    request_: Message,
+) -> None:
+    call = background.submit(getattr(client, method), *args, **kwargs)
+    _, sent, rpc = channel.take_unary_unary(rpc_of(method))
+    response = message_factory.GetMessageClass(rpc_of(method).output_type)()
+    rpc.terminate(response, (), grpc.StatusCode.OK, "")
+    assert sent == request_
+    assert call.result(5) is response
+
+
+def test_every_method_has_a_case() -> None:
+    methods = {name for name in dir(CreditLedgerClient) if not name.startswith("_")}
+    assert {case[0] for case in CASES} == methods - {"close", "from_channel", "watch_usage"}
+
+
+@pytest.mark.parametrize("method", sorted({case[0] for case in CASES}))
+def test_exactly_the_mutations_send_a_request_id(
+    channel: Any, client: CreditLedgerClient, background: ThreadPoolExecutor, method: str
+) -> None:
+    args, kwargs = next((case[1], case[2]) for case in CASES if case[0] == method)
+    call = background.submit(getattr(client, method), *args, **kwargs)
+    _, _, rpc = channel.take_unary_unary(rpc_of(method))
+    rpc.terminate(None, (), grpc.StatusCode.INTERNAL, "")
+    error: Any = call.exception(5)
+    assert error.outcome_unknown is (method in MUTATIONS)
+    assert bool(error.request_ids) is (method in MUTATIONS)
+
+
+def test_a_refusal_is_raised(
+    channel: Any, client: CreditLedgerClient, background: ThreadPoolExecutor
+) -> None:
+    status = Status(code=grpc.StatusCode.FAILED_PRECONDITION.value[0], message="too little")
+    status.details.add().Pack(ErrorInfo(domain="creditledger", reason="INSUFFICIENT_CREDITS"))
+    trailers = (("grpc-status-details-bin", status.SerializeToString()),)
+    call = background.submit(client.deduct, "u", "o")
+    _, _, rpc = channel.take_unary_unary(rpc_of("deduct"))
+    rpc.terminate(None, trailers, grpc.StatusCode.FAILED_PRECONDITION, "too little")
+    with pytest.raises(InsufficientCredits, match="too little"):
+        call.result(5)
+
+
+@pytest.mark.parametrize("keyword", ["effective_time", "expire_time"])
+def test_a_time_without_a_zone_is_an_error(client: CreditLedgerClient, keyword: str) -> None:
+    naive: Any = {keyword: NOON.replace(tzinfo=None)}
+    with pytest.raises(ValueError, match="has no time zone"):
+        client.grant_credits("u", 100, **naive)
+
+
+def test_a_balance_is_asked_for_at_one_time_or_one_revision(client: CreditLedgerClient) -> None:
+    with pytest.raises(ValueError, match="exclude each other"):
+        client.get_balance("u", at_time=NOON, at_revision=1)
+
+
+def test_an_entry_is_asked_for_by_exactly_one_key(client: CreditLedgerClient) -> None:
+    with pytest.raises(ValueError, match="either"):
+        client.get_entry("u")
+    with pytest.raises(ValueError, match="either"):
+        client.get_entry("u", revision=1, request_id="r")

@@ -1,0 +1,127 @@
+"""What type checkers and people are told about the methods.
+
+mypy checks the functions that are not tests; each of their ignores must be needed, so a call that mypy should refuse
+and does not is an error too.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Coroutine
+from typing import Any, assert_type
+
+import pytest
+from creditledger import (
+    AsyncCreditLedgerClient,
+    AsyncUsageWatch,
+    BatchDeductResponse,
+    CanPerformResponse,
+    Catalog,
+    CreditLedgerClient,
+    DeductRequest,
+    DeductResponse,
+    EntryKind,
+    EntryOrder,
+    GetAccountResponse,
+    GetBalanceResponse,
+    GetCatalogResponse,
+    GetEntryResponse,
+    GetServerInfoResponse,
+    GrantCreditsResponse,
+    ListAccountsResponse,
+    ListEntriesResponse,
+    OpenAccountResponse,
+    UpdateCatalogResponse,
+    Usage,
+    UsageWatch,
+    VerifyAccountResponse,
+    WatchUsageResponse,
+)
+
+
+def sync_methods_return_responses(client: CreditLedgerClient) -> None:
+    assert_type(client.can_perform("u", "o", metrics={"tokens": 1}), CanPerformResponse)
+    assert_type(client.deduct("u", "o", quantity=2, usage=Usage(), timeout=1), DeductResponse)
+    assert_type(client.batch_deduct([DeductRequest()]), BatchDeductResponse)
+    assert_type(client.get_balance("u", at_revision=1), GetBalanceResponse)
+    assert_type(client.get_entry("u", revision=1), GetEntryResponse)
+    assert_type(
+        client.list_entries(
+            "u", order=EntryOrder.ENTRY_ORDER_OLDEST_FIRST, kinds=[EntryKind.ENTRY_KIND_GRANTED]
+        ),
+        ListEntriesResponse,
+    )
+    assert_type(client.open_account("u", level="pro"), OpenAccountResponse)
+    assert_type(client.get_account("u"), GetAccountResponse)
+    assert_type(client.list_accounts(prefix="u"), ListAccountsResponse)
+    assert_type(client.grant_credits("u", 100), GrantCreditsResponse)
+    assert_type(client.get_catalog(version=1), GetCatalogResponse)
+    assert_type(client.update_catalog(Catalog()), UpdateCatalogResponse)
+    assert_type(client.verify_account("u"), VerifyAccountResponse)
+    assert_type(client.get_server_info(), GetServerInfoResponse)
+    assert_type(client.watch_usage("u"), UsageWatch)
+    for message in client.watch_usage(["u"]):
+        assert_type(message, WatchUsageResponse)
+
+
+async def async_methods_return_coroutines_of_them(client: AsyncCreditLedgerClient) -> None:
+    pending = assert_type(client.deduct("u", "o", request_id="r"), Coroutine[Any, Any, DeductResponse])
+    assert_type(await pending, DeductResponse)
+    assert_type(await client.can_perform("u", "o"), CanPerformResponse)
+    assert_type(await client.batch_deduct([DeductRequest()]), BatchDeductResponse)
+    assert_type(await client.get_balance("u"), GetBalanceResponse)
+    assert_type(await client.get_entry("u", request_id="r"), GetEntryResponse)
+    assert_type(await client.list_entries("u"), ListEntriesResponse)
+    assert_type(await client.open_account("u"), OpenAccountResponse)
+    assert_type(await client.get_account("u"), GetAccountResponse)
+    assert_type(await client.list_accounts(), ListAccountsResponse)
+    assert_type(await client.grant_credits("u", 100), GrantCreditsResponse)
+    assert_type(await client.get_catalog(), GetCatalogResponse)
+    assert_type(await client.update_catalog(Catalog()), UpdateCatalogResponse)
+    assert_type(await client.verify_account("u"), VerifyAccountResponse)
+    assert_type(await client.get_server_info(), GetServerInfoResponse)
+    assert_type(client.watch_usage("u"), AsyncUsageWatch)
+    async for message in client.watch_usage():
+        assert_type(message, WatchUsageResponse)
+
+
+def mistakes_are_told(client: CreditLedgerClient) -> None:
+    client.deduct("u")  # type: ignore[call-arg]
+    client.deduct("u", "o", 2)  # type: ignore[call-arg]
+    client.deduct("u", "o", quantity="2")  # type: ignore[arg-type]
+    client.deduct("u", "o", qty=2)  # type: ignore[call-arg]
+    _ = client.deduct("u", "o").entry_id  # type: ignore[attr-defined]
+    client.get_account("u", timeout="soon")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("client", [CreditLedgerClient, AsyncCreditLedgerClient])
+def test_methods_show_their_keywords_and_response(client: type) -> None:
+    signature = inspect.signature(client.deduct)  # type: ignore[attr-defined]
+    assert list(signature.parameters) == [
+        "self", "account_id", "operation", "quantity", "usage", "request_id", "account_level", "timeout",
+    ]  # fmt: skip
+    assert signature.return_annotation == "DeductResponse"
+    assert "Charge an account" in client.deduct.__doc__  # type: ignore[attr-defined]
+
+
+def methods() -> list[str]:
+    return [
+        name
+        for name, value in inspect.getmembers(CreditLedgerClient, inspect.isfunction)
+        if not name.startswith("_") and name not in {"close", "watch_usage"}
+    ]
+
+
+@pytest.mark.parametrize("name", methods())
+def test_every_method_takes_a_timeout_and_is_documented(name: str) -> None:
+    method = getattr(CreditLedgerClient, name)
+    timeout = inspect.signature(method).parameters["timeout"]
+    assert (timeout.kind, timeout.default) == (inspect.Parameter.KEYWORD_ONLY, None)
+    for parameter in list(inspect.signature(method).parameters)[1:]:
+        assert f"{parameter}: " in method.__doc__
+
+
+@pytest.mark.parametrize("name", methods())
+def test_exactly_the_async_methods_are_coroutine_functions(name: str) -> None:
+    assert inspect.iscoroutinefunction(getattr(AsyncCreditLedgerClient, name))
+    assert not inspect.iscoroutinefunction(getattr(CreditLedgerClient, name))
