@@ -85,7 +85,7 @@ class Writer:
                 await self._recover(error)
                 if attempt == _ATTEMPTS:
                     raise
-            except (Contended, BatchRejected) as error:
+            except BaseException as error:
                 await self._recover(error)
                 raise
         raise AssertionError("unreachable")
@@ -93,7 +93,11 @@ class Writer:
     async def _transact(self, tickets: Sequence[Write]) -> list[Outcome]:
         conn = await self._connection()
         loaded, catalog = await self._load(conn, [ticket.request for ticket in tickets])
-        outcomes = _decide_round(tickets, loaded, catalog)
+        try:
+            outcomes = _decide_round(tickets, loaded, catalog)
+        except Exception as error:  # a bug: what it has changed in memory must not be written
+            logger.exception("a request could not be decided")
+            raise BatchRejected(repr(error)) from error
         changed = [account for account in loaded.accounts.values() if account.written]
         if not changed:
             await rollback(conn)
@@ -118,19 +122,19 @@ class Writer:
             self._conn = await self._connect()
         return self._conn
 
-    async def _recover(self, error: Exception) -> None:
-        """Leaves no transaction open: rolls back where the connection still answers, else drops it."""
+    async def _recover(self, error: BaseException) -> None:
+        """Leaves no transaction open: rolls back where the connection is sure to answer, else drops it."""
         conn, self._conn = self._conn, None
         if conn is None:
             return
-        try:
-            if isinstance(error, StorageUnavailable):
-                await conn.close()
-            else:
+        if isinstance(error, (Contended, BatchRejected, OpenedElsewhere)):
+            try:
                 await rollback(conn)
                 self._conn = conn
-        except StorageUnavailable:
-            await conn.close()
+                return
+            except (StorageUnavailable, BatchRejected):
+                pass
+        await conn.close()
 
 
 def _wanted(commands: Sequence[Command], catalog: Catalog | None) -> Wanted:
