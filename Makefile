@@ -43,7 +43,7 @@ check-types: .venv/.dev
 	@$(BIN)/mypy
 
 check-layers: .venv/.dev
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 # Each commit is compared with the one before it, and what is not committed yet with the last commit.
 check-protos: .venv/.dev

@@ -27,7 +27,7 @@ class AsyncCreditLedgerClient(LedgerMethods, AsyncCaller):
     """A client of a creditledger server for asyncio. Any number of tasks of one event loop may share one.
 
     Methods take keywords, return the generated messages and raise CreditLedgerError. A mutation without a
-    request_id draws one for the call and its retries. Retried is only UNAVAILABLE: up to 5 attempts within
+    request_id draws one for the call and its retries. Only UNAVAILABLE is retried: up to 5 attempts within
     the timeout, each the very same message.
 
     It belongs to the event loop that runs where it is created, and no other. Create it after a fork (gunicorn
@@ -65,7 +65,7 @@ class AsyncCreditLedgerClient(LedgerMethods, AsyncCaller):
 
     @classmethod
     def from_channel(cls, channel: grpc.aio.Channel, *, timeout: float = 5.0) -> Self:
-        """A client over a channel of your own, with the retries and keepalive of that; it closes it."""
+        """A client over your own channel, whose retries and keepalive apply, and which `close` closes."""
         client = cls.__new__(cls)
         client._start(channel, timeout)
         return client

@@ -27,13 +27,12 @@ _SERVICE_CONFIG = {
             ],
             "retryPolicy": _RETRY_POLICY,
         },
-        # The more specific name wins, so this one has no retry policy: a watch resumes from its cursor
-        # instead.
+        # The more specific name wins, so this one has no retry policy: a watch resumes from its cursor.
         {"name": [{"service": "creditledger.v1.CreditLedger", "method": "WatchUsage"}]},
     ],
-    # A failure takes a token, a success returns a tenth; below half there are no retries. Enough for some 50
-    # calls in flight to outlive a server's restart, while a lasting outage gets next to no extra load.
-    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
+    # A failure takes a token, a success returns a tenth; below half there are no retries. So about a hundred
+    # calls in flight outlive a server's restart, and a lasting outage gets next to no extra load.
+    "retryThrottling": {"maxTokens": 500, "tokenRatio": 0.1},
 }
 
 _MIB = 1024 * 1024
@@ -45,12 +44,11 @@ _OPTIONS: dict[str, Any] = {
     "grpc.keepalive_time_ms": 30_000,
     "grpc.keepalive_timeout_ms": 10_000,
     "grpc.http2.max_pings_without_data": 0,
-    # The defaults (1 s, rising to 120 s) would let every retry fail before the channel even tries to connect
-    # again.
+    # The defaults (1 s, rising to 120 s) would let most retries fail before the channel even tries to connect.
     "grpc.initial_reconnect_backoff_ms": 100,
     "grpc.max_reconnect_backoff_ms": 5_000,
-    # A request larger than this buffer (default 256 KiB) is not retried; 4 MiB is the largest a server takes.
-    "grpc.per_rpc_retry_buffer_size": 4 * _MIB,
+    # A call larger than this buffer (default 256 KiB) is not retried; 4 MiB is the largest a server takes.
+    "grpc.per_rpc_retry_buffer_size": 5 * _MIB,
     # A page of 1,000 entries with full metadata is larger than the default of 4 MiB.
     "grpc.max_receive_message_length": 64 * _MIB,
 }

@@ -26,7 +26,7 @@ class CreditLedgerClient(LedgerMethods, SyncCaller):
     """A client of a creditledger server. Any number of threads may share one.
 
     Methods take keywords, return the generated messages and raise CreditLedgerError. A mutation without a
-    request_id draws one for the call and its retries. Retried is only UNAVAILABLE: up to 5 attempts within
+    request_id draws one for the call and its retries. Only UNAVAILABLE is retried: up to 5 attempts within
     the timeout, each the very same message.
 
     Create it where it is used: after a fork (gunicorn and celery fork their workers; gRPC does not survive a
@@ -61,7 +61,7 @@ class CreditLedgerClient(LedgerMethods, SyncCaller):
 
     @classmethod
     def from_channel(cls, channel: grpc.Channel, *, timeout: float = 5.0) -> Self:
-        """A client over a channel of your own, with the retries and keepalive of that; it closes it."""
+        """A client over your own channel, whose retries and keepalive apply, and which `close` closes."""
         client = cls.__new__(cls)
         client._start(channel, timeout)
         return client

@@ -21,8 +21,12 @@ _DETAILS_KEY = "grpc-status-details-bin"
 
 
 def error_from_rpc(error: grpc.RpcError, request_ids: Sequence[str] = ()) -> CreditLedgerError:
-    """The error to raise for one of gRPC's, sync or async, of a call that sent these request ids (a read
-    sends none)."""
+    """The error to raise for one of gRPC's, sync or async.
+
+    Args:
+        error: What the call ended with.
+        request_ids: The ids of the mutations that the call sent; none for a read.
+    """
     code = error.code()
     info, bad_request, retry = ErrorInfo(), BadRequest(), RetryInfo()
     for detail in _status_of(error).details:
@@ -45,9 +49,10 @@ def error_from_rpc(error: grpc.RpcError, request_ids: Sequence[str] = ()) -> Cre
 
 def _status_of(error: grpc.RpcError) -> Status:
     """The rich status in the trailers; an empty one if there is none, or none that belongs to this error."""
-    trailers = dict(cast("Iterable[tuple[str, bytes]]", error.trailing_metadata() or ()))
+    trailers = cast("Iterable[tuple[str, bytes]]", error.trailing_metadata() or ())
     try:
-        status = Status.FromString(trailers.get(_DETAILS_KEY, b""))
+        # Not dict(trailers), which goes by keys(): those of grpc.aio are pairs in grpcio 1.76.
+        status = Status.FromString(next((value for key, value in trailers if key == _DETAILS_KEY), b""))
     except DecodeError:
         return Status()
     return status if status.code == error.code().value[0] else Status()

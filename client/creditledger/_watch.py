@@ -49,8 +49,7 @@ _RESUMABLE_REASONS = frozenset({"WATCHER_TOO_SLOW", "SERVER_OVERLOADED"})
 
 
 class _Position:
-    """Where a watch stands, and how long it waits before the next stream. Without I/O, so both watches share
-    it."""
+    """Where a watch stands, and how long it waits before its next stream. Does no I/O: both watches share it."""
 
     def __init__(self, request: WatchUsageRequest) -> None:
         # The request of the next stream: the first one, then with the cursor of the last message.
@@ -100,8 +99,7 @@ class _Watchdog:
         # The awaited call and the time.monotonic() at which to give up. Swapped whole, so it needs no lock.
         self._awaited: tuple[grpc.Call, float] | None = None
         self._stopped = threading.Event()
-        # It must not keep the watch alive: a watch that was dropped without close() stops it by being
-        # collected.
+        # Knows nothing of the watch, which is collected when it is dropped without close(), and then stops this.
         self._thread = threading.Thread(target=self._run, name="creditledger-watchdog", daemon=True)
 
     @contextmanager
@@ -121,12 +119,12 @@ class _Watchdog:
         while not self._stopped.wait(self._idle_timeout / 10):
             awaited = self._awaited
             if awaited is not None and time.monotonic() >= awaited[1]:
+                _log.warning("watch_usage got no message for %g s", self._idle_timeout)
                 awaited[0].cancel()
 
 
 class UsageWatch(Iterator["WatchUsageResponse"]):
-    """An endless iterator of WatchUsageResponse that resumes by itself; made by
-    `CreditLedgerClient.watch_usage`.
+    """An endless iterator of WatchUsageResponse that resumes by itself, from `CreditLedgerClient.watch_usage`.
 
     One thread iterates; any thread may close it. Closing it, or its client, ends the iteration.
     """
@@ -196,15 +194,14 @@ class UsageWatch(Iterator["WatchUsageResponse"]):
             return
         try:
             delay = self._position.interrupted(cause)
-        except BaseException:
+        except Exception:
             self.close()
             raise
         self._closed.wait(delay)
 
 
 class AsyncUsageWatch(AsyncIterator["WatchUsageResponse"]):
-    """An endless async iterator of WatchUsageResponse that resumes by itself; made by
-    `AsyncCreditLedgerClient.watch_usage`.
+    """An endless async iterator of WatchUsageResponse; like UsageWatch it resumes by itself.
 
     One task iterates; any task of the same event loop may close it. Closing it, or its client, ends the
     iteration. A cancelled wait for a message loses none: iterate again to resume.
@@ -276,7 +273,7 @@ class AsyncUsageWatch(AsyncIterator["WatchUsageResponse"]):
             return
         try:
             delay = self._position.interrupted(cause)
-        except BaseException:
+        except Exception:
             self._closed.set()
             raise
         with suppress(TimeoutError):

@@ -108,8 +108,7 @@ class CreditLedgerError(Exception):
         request_ids: Sequence[str] = (),
         outcome_unknown: bool = False,
     ) -> None:
-        # Every argument but the message has a default, because unpickling calls cls(message) and then
-        # restores the rest.
+        # All but the message have defaults, because unpickling calls cls(message) and then restores the rest.
         super().__init__(message)
         self.message = message
         self.code = code
@@ -242,7 +241,7 @@ class LimitExceeded(ResourceExhausted):
     @property
     def period(self) -> str:
         """The span over which uses count: "DAY", "WEEK", "MONTH" or "LIFETIME"."""
-        return self.metadata["period"].removeprefix("PERIOD_")
+        return self.metadata["period"]
 
     @property
     def limit(self) -> int:
@@ -416,8 +415,7 @@ _UNDECIDED_CODES = frozenset(
         grpc.StatusCode.DATA_LOSS,
     }
 )
-# Decided after the request id was looked up: had an earlier attempt been accepted, this one would be its
-# replay.
+# Decided after the request id was looked up: had an earlier attempt been accepted, this would be its replay.
 _DECIDED_REASONS = frozenset({"LIMIT_EXCEEDED", "VERSION_MISMATCH"})
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import psutil
+import psycopg
 import pytest
 from creditledger_server import embedded
 from creditledger_server.embedded import EmbeddedError, embedded_postgres
@@ -160,7 +160,7 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 
 
 def test_a_missing_extra_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with (
         pytest.raises(EmbeddedError, match=r"creditledger-server\[embedded\]"),
         embedded_postgres(tmp_path, _ignore),

@@ -68,6 +68,7 @@ class ServerProcess:
         command = [sys.executable, "-m", "creditledger_server.cli", "serve", "--database-url", dsn]
         command += ["--listen", "127.0.0.1:0", "--catalog", str(CATALOG), *options]
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
+        self._logged = ""
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=self._log, text=True, env={**os.environ, **(env or {})}
         )
@@ -85,8 +86,10 @@ class ServerProcess:
 
     def log(self) -> str:
         """What the server has written to stderr."""
-        self._log.seek(0)
-        return self._log.read()
+        if not self._log.closed:
+            self._log.seek(0)
+            self._logged = self._log.read()
+        return self._logged
 
     def _await_ready(self) -> str:
         assert self.process.stdout is not None
@@ -101,6 +104,8 @@ class ServerProcess:
 
     def _reap(self) -> int:
         self.process.communicate(timeout=30)
+        self.log()
+        self._log.close()
         return self.process.returncode
 
 

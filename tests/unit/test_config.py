@@ -92,4 +92,4 @@ def test_every_setting_is_described() -> None:
 
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        load_settings().lanes = 2  # type: ignore[misc]
+        load_settings().lanes = 2

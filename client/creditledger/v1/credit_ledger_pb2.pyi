@@ -346,7 +346,7 @@ class BatchDeductResult(google.protobuf.message.Message):
 
     @property
     def status(self) -> creditledger.v1.resources_pb2.ItemStatus:
-        """Output only. The item was refused; it wrote nothing."""
+        """Output only. The error. As after a single call, the outcome is unknown where its code is UNAVAILABLE."""
 
     def __init__(
         self,

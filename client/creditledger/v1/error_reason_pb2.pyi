@@ -48,7 +48,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """
     ERROR_REASON_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 10
     """RESOURCE_EXHAUSTED; HTTP 429 to an end user. The level's limit of uses in a period is used up. RetryInfo tells when the
-    period ends (none for LIFETIME). Metadata: operation, period, limit, used, resetTime, revision, decideTime.
+    period ends (none for LIFETIME). Metadata: operation, period, limit, used, shortfall,
+    resetTime, revision, decideTime.
     """
     ERROR_REASON_ACCOUNT_FROZEN: _ErrorReason.ValueType  # 11
     """FAILED_PRECONDITION. The account is frozen: it answers reads and replays and refuses spending."""
@@ -134,7 +135,8 @@ top-up the same request id may succeed. Metadata: required, available, shortfall
 """
 ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 10
 """RESOURCE_EXHAUSTED; HTTP 429 to an end user. The level's limit of uses in a period is used up. RetryInfo tells when the
-period ends (none for LIFETIME). Metadata: operation, period, limit, used, resetTime, revision, decideTime.
+period ends (none for LIFETIME). Metadata: operation, period, limit, used, shortfall,
+resetTime, revision, decideTime.
 """
 ERROR_REASON_ACCOUNT_FROZEN: ErrorReason.ValueType  # 11
 """FAILED_PRECONDITION. The account is frozen: it answers reads and replays and refuses spending."""

@@ -323,11 +323,13 @@ class Usage(google.protobuf.message.Message):
 
     @property
     def response_time(self) -> google.protobuf.duration_pb2.Duration:
-        """Optional. How long the operation took; 0 or more, at most 366 days."""
+        """Optional. How long the operation took; 0 to 366 days, kept to the microsecond."""
 
     @property
     def occur_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """Optional. When the operation happened by the caller's clock. Informational: entries are ordered by revision."""
+        """Optional. When the operation happened by the caller's clock, kept to the microsecond. Informational: entries are
+        ordered by revision.
+        """
 
     @property
     def metadata(self) -> google.protobuf.struct_pb2.Struct:
@@ -784,7 +786,7 @@ class MeteredPrice(google.protobuf.message.Message):
     """Optional. The least that one use costs; 0 to 10^15."""
     @property
     def rates(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MetricRate]:
-        """Required. One or more rates, a metric at most once. A metric that the usage lacks counts as 0."""
+        """Required. 1 to 32 rates, a metric at most once. A metric that the usage lacks counts as 0."""
 
     def __init__(
         self,
@@ -874,7 +876,7 @@ class Limit(google.protobuf.message.Message):
     period: Global___Period.ValueType
     """Required. The span over which uses count."""
     limit: builtins.int
-    """Required. How many uses; 0 forbids the operation, -1 is explicitly unlimited."""
+    """Required. How many uses, up to 2^63-1; 0 forbids the operation, -1 is explicitly unlimited."""
     def __init__(
         self,
         *,
@@ -935,7 +937,7 @@ class Price(google.protobuf.message.Message):
     currency_code: builtins.str
     """Required. ISO 4217, for example "EUR"."""
     amount: builtins.str
-    """Required. A decimal number as text, for example "9.90"."""
+    """Required. A decimal number as text, for example "9.90"; up to 18 digits, and up to 18 behind the point."""
     def __init__(
         self,
         *,
@@ -970,7 +972,7 @@ class CreditPackage(google.protobuf.message.Message):
 
     @property
     def features(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Optional. What to tell people about it."""
+        """Optional. What to tell people about it; at most 100 lines of at most 1,024 bytes."""
 
     def __init__(
         self,
@@ -1086,6 +1088,7 @@ class ItemStatus(google.protobuf.message.Message):
     MESSAGE_FIELD_NUMBER: builtins.int
     METADATA_FIELD_NUMBER: builtins.int
     FIELD_VIOLATIONS_FIELD_NUMBER: builtins.int
+    RETRY_DELAY_FIELD_NUMBER: builtins.int
     code: builtins.int
     """Output only. The gRPC status code, for example 9 for FAILED_PRECONDITION."""
     reason: creditledger.v1.error_reason_pb2.ErrorReason.ValueType
@@ -1100,6 +1103,10 @@ class ItemStatus(google.protobuf.message.Message):
     def field_violations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ItemStatus.FieldViolation]:
         """Output only. What the single call would carry as google.rpc.BadRequest."""
 
+    @property
+    def retry_delay(self) -> google.protobuf.duration_pb2.Duration:
+        """Output only. What the single call would carry as google.rpc.RetryInfo; absent where waiting does not help."""
+
     def __init__(
         self,
         *,
@@ -1108,8 +1115,11 @@ class ItemStatus(google.protobuf.message.Message):
         message: builtins.str = ...,
         metadata: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         field_violations: collections.abc.Iterable[Global___ItemStatus.FieldViolation] | None = ...,
+        retry_delay: google.protobuf.duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["code", b"code", "field_violations", b"field_violations", "message", b"message", "metadata", b"metadata", "reason", b"reason"]
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["retry_delay", b"retry_delay"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["code", b"code", "field_violations", b"field_violations", "message", b"message", "metadata", b"metadata", "reason", b"reason", "retry_delay", b"retry_delay"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___ItemStatus: typing_extensions.TypeAlias = ItemStatus

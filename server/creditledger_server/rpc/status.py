@@ -16,6 +16,7 @@ from grpc import StatusCode
 
 from ..domain.refusal import Reason, Refused
 from ..domain.times import iso_time
+from .convert import duration
 
 DOMAIN = "creditledger"
 
@@ -70,9 +71,7 @@ def rich_status(refusal: Refused) -> status_pb2.Status:
     ]
     if detail := _detail(refusal):
         messages.append(detail)
-    if refusal.retry_after is not None:
-        delay = Duration()
-        delay.FromMicroseconds(int(refusal.retry_after * 1e6))
+    if delay := _retry_delay(refusal):
         messages.append(details_pb2.RetryInfo(retry_delay=delay))
     return status_pb2.Status(
         code=CODES[refusal.reason].value[0], message=refusal.message, details=[_packed(m) for m in messages]
@@ -98,7 +97,12 @@ def item_status(refusal: Refused) -> resources_pb2.ItemStatus:
             resources_pb2.ItemStatus.FieldViolation(field=field, description=rule)
             for field, rule in _violations(refusal)
         ],
+        retry_delay=_retry_delay(refusal),
     )
+
+
+def _retry_delay(refusal: Refused) -> Duration | None:
+    return None if refusal.retry_after is None else duration(int(refusal.retry_after * 1e6))
 
 
 def _detail(refusal: Refused) -> Any:

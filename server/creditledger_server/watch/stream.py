@@ -91,6 +91,9 @@ class Watcher:
             if seen.position > positions.next:
                 raise _ahead()
             replaying = bool(cursor)
+            if not replaying:
+                # At once, so that a stream that breaks before its first entry can be resumed without a gap.
+                yield Message(self._cursors.of_all(seen), Signal.HEARTBEAT)
             while True:
                 async for position, entry in self._committed_after(seen):
                     seen = position
