@@ -58,7 +58,7 @@ class Postgres:
 
     def _execute(self, statement: str) -> None:
         with psycopg.connect(self.dsn, autocommit=True) as conn:
-            conn.execute(statement)  # type: ignore[call-overload]
+            conn.execute(statement)
 
 
 class ServerProcess:

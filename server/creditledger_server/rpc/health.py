@@ -37,7 +37,7 @@ class Health:
         while True:
             serving = await self._probe()
             if serving != self._serving:
-                logger.warning("health: %s", "SERVING" if serving else "NOT_SERVING")
+                logger.log(logging.INFO if serving else logging.WARNING, "health: serving=%s", serving)
                 await self._set(serving=serving)
             await asyncio.sleep(PROBE_SECONDS)
 

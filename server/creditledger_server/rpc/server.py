@@ -57,9 +57,9 @@ class StartupError(Exception):
 async def serve(
     settings: Settings, dsn: str, *, catalog: Catalog | None, on_ready: Callable[[str], None]
 ) -> None:
-    """Serves until SIGTERM or SIGINT, then drains. ``on_ready`` is told the address. Raises StartupError."""
+    """Serves until SIGTERM, SIGINT or SIGHUP, then drains. ``on_ready`` is told the address. Raises StartupError."""
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     database = Database(
         dsn,
