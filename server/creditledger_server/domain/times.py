@@ -20,4 +20,4 @@ def to_datetime(micros: int) -> datetime:
 
 def iso_time(micros: int) -> str:
     """RFC 3339 with six decimals, for example ``2026-11-01T00:00:00.000000Z``."""
-    return to_datetime(micros).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return to_datetime(micros).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
