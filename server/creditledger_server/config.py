@@ -76,7 +76,7 @@ class Settings(BaseSettings):
         0, ge=0, le=9, description="decimals of an amount; fixed at the ledger's first start"
     )
     lanes: int = Field(
-        4, ge=1, le=64, description="connections that write; an account belongs to one of them"
+        2, ge=1, le=64, description="connections that write; an account belongs to one of them"
     )
     max_batch: int = Field(512, ge=1, le=10_000, description="most requests that one transaction takes")
     queue_limit: int = Field(

@@ -65,7 +65,15 @@ def test_every_block_prints_what_the_readme_shows(
 def test_flow_of_the_readme_is_there() -> None:
     steps = _steps(README)
     commands = " ".join(" ".join(step.arguments) for step in steps)
-    for word in ("OpenAccount", "GrantCredits", "CanPerform", "/Deduct", "WatchUsage", "verify", "watch_usage("):
+    for word in (
+        "OpenAccount",
+        "GrantCredits",
+        "CanPerform",
+        "/Deduct",
+        "WatchUsage",
+        "verify",
+        "watch_usage(",
+    ):
         assert word in commands
     assert sum(step.is_stream for step in steps) == 1
 
@@ -146,7 +154,7 @@ class Stream(NamedTuple):
 
 def _steps(page: str) -> list[Step]:
     blocks = list(_blocks(page))
-    steps = []
+    steps: list[Step] = []
     for (line, language, text), (_, next_language, next_text) in zip(
         blocks, [*blocks[1:], (0, "", "")], strict=True
     ):

@@ -17,10 +17,7 @@ def start_server(dsn: str) -> Iterator[StartServer]:
     with ExitStack() as stack:
 
         def start(*options: str, env: dict[str, str] | None = None) -> ServerProcess:
-            server = stack.enter_context(running_server(dsn, *options, env=env))
-            # Left to the garbage collector, it is a ResourceWarning in whatever test runs then.
-            stack.callback(server._log.close)
-            return server
+            return stack.enter_context(running_server(dsn, *options, env=env))
 
         yield start
 

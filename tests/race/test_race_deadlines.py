@@ -42,7 +42,9 @@ def test_callers_that_leave_cost_neither_an_effect_nor_a_second_one_nor_a_transa
 
     outcomes = Counter(answer.outcome for answer in hasty)
     assert set(outcomes) <= UNKNOWN | {"OK"}, outcomes
-    assert sum(outcomes[outcome] for outcome in UNKNOWN) > IDS / 10, "the callers were too patient to test anything"
+    assert sum(outcomes[outcome] for outcome in UNKNOWN) > IDS / 10, (
+        "the callers were too patient to test anything"
+    )
     assert Counter(answer.outcome for answer in resent) == {"OK": IDS}
     assert effects(dsn) == IDS
     assert unequal(hasty + resent) == []

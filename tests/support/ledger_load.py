@@ -14,6 +14,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -70,13 +71,15 @@ class Plan:
 class WatchPlan:
     """WatchUsage of ``account_ids`` (none: all) until the newest revision of each account in ``until`` was seen.
 
-    Before that the stream is broken off ``reconnects`` times, at random, and resumed on a target drawn at random.
+    Before that the stream is broken off ``reconnects`` times, after up to ``most`` changes, and resumed on a target drawn
+    at random.
     """
 
     targets: Sequence[str]
     account_ids: Sequence[str]
     until: dict[str, int]
-    reconnects: int
+    reconnects: int = 0
+    most: int = 0
     seed: int = 0
 
 
@@ -112,7 +115,6 @@ class ClientProcess:
     """A client in a process of its own, killed at the end of the block if it has not ended."""
 
     def __init__(self, plan: Plan | WatchPlan) -> None:
-        self._watches = isinstance(plan, WatchPlan)
         self._process = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
@@ -120,14 +122,19 @@ class ClientProcess:
             text=True,
             env={**os.environ, "GRPC_VERBOSITY": "NONE"},
         )
-        self._tell(json.dumps({"watch": self._watches, "plan": asdict(plan)}))
+        self._output = ""
+        self._reader = threading.Thread(target=self._read)
+        self._tell(json.dumps({"watch": isinstance(plan, WatchPlan), "plan": asdict(plan)}))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:
         self._process.kill()
-        self._process.communicate()
+        if self._reader.ident:
+            self._reader.join()
+        else:
+            self._read()
 
     def await_ready(self) -> None:
         """Waits until it is connected; a watcher, until its stream stands."""
@@ -138,10 +145,11 @@ class ClientProcess:
     def go(self) -> None:
         """Lets it begin."""
         self._tell("go")
+        self._reader.start()  # or a client with much to tell would wait for its reader
 
     def running(self) -> bool:
         """Whether it has not ended yet."""
-        return self._process.poll() is None
+        return self._reader.is_alive()
 
     def answers(self) -> list[Answer]:
         """Waits for the end; the answers to the plan's calls."""
@@ -156,10 +164,13 @@ class ClientProcess:
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
 
+    def _read(self) -> None:
+        self._output, _ = self._process.communicate()
+
     def _result(self) -> Any:
-        output, _ = self._process.communicate(timeout=_MOST_SECONDS + 30)
-        assert self._process.returncode == 0, "the client failed; see its traceback on stderr"
-        return json.loads(output)
+        self._reader.join(_MOST_SECONDS + 30)
+        assert self._process.returncode == 0, "the client failed or hangs; its traceback is on stderr"
+        return json.loads(self._output)
 
 
 def run_together(plans: Sequence[Plan]) -> list[Answer]:
@@ -325,43 +336,46 @@ class _Watcher:
     async def begin(self) -> None:
         """Has a first stream that stands, so that nothing from now on may be missed."""
         while not self._cursor:
-            await self._stream(most=1)
+            await self._stream(most=None)
 
     async def run(self) -> Watched:
         """Watches to the end."""
         for _ in range(self._plan.reconnects):
-            await self._stream(most=self._random.randint(0, 40))
+            await self._stream(most=self._random.randint(0, self._plan.most))
         while not self._done():
             await self._stream(most=sys.maxsize)
         return self.seen
 
-    async def _stream(self, most: int) -> None:
-        """Reads up to ``most`` messages of a stream on a connection of its own; 0: leaves before the first."""
+    async def _stream(self, most: int | None) -> None:
+        """Reads up to ``most`` changes of a stream on a connection of its own; None: its first message."""
         self.seen.connections += 1
         async with grpc.aio.insecure_channel(self._random.choice(self._plan.targets), _OPTIONS) as channel:
-            stub = CreditLedgerStub(channel)
             request = pb.WatchUsageRequest(account_ids=self._plan.account_ids, cursor=self._cursor)
-            stream = stub.WatchUsage(request)
-            if not most:
-                await asyncio.sleep(self._random.uniform(0, 0.02))
+            stream = CreditLedgerStub(channel).WatchUsage(request)
+            if most == 0:
+                await asyncio.sleep(self._random.uniform(0, 0.02))  # leaves at any moment of its beginning
                 return
             try:
                 async for message in stream:
-                    self._take(message)
-                    most -= 1
-                    if not most or self._done():
+                    changes = self._take(message)
+                    if most is None or self._done():
+                        return
+                    most -= changes
+                    if most <= 0:
                         return
             except grpc.aio.AioRpcError as error:
                 self.seen.errors.append(_reason(error))
 
-    def _take(self, message: pb.WatchUsageResponse) -> None:
+    def _take(self, message: pb.WatchUsageResponse) -> int:
+        """Notes a message; returns how many changes it tells."""
         self._cursor = message.cursor
-        match message.WhichOneof("event"):
-            case "snapshot":
-                self.seen.snapshots[message.snapshot.account.account_id] = message.snapshot.revision
-            case "change":
-                entry = message.change.entry
-                self.seen.revisions.setdefault(entry.account_id, []).append(entry.revision)
+        if message.HasField("snapshot"):
+            self.seen.snapshots[message.snapshot.account.account_id] = message.snapshot.revision
+        if not message.HasField("change"):
+            return 0
+        entry = message.change.entry
+        self.seen.revisions.setdefault(entry.account_id, []).append(entry.revision)
+        return 1
 
     def _done(self) -> bool:
         newest = {account_id: revisions[-1] for account_id, revisions in self.seen.revisions.items()}
@@ -374,16 +388,9 @@ def _answer(request: pb.DeductRequest, outcome: Any, begin: float) -> Answer:
     if isinstance(outcome, pb.DeductResponse):
         replayed, outcome.replayed = outcome.replayed, False
         digest = hashlib.sha256(outcome.SerializeToString(deterministic=True)).hexdigest()[:16]
+        revision = outcome.entry.revision
         return Answer(
-            request.request_id,
-            request.account_id,
-            "OK",
-            outcome.entry.revision,
-            digest,
-            replayed,
-            {},
-            begin,
-            end,
+            request.request_id, request.account_id, "OK", revision, digest, replayed, {}, begin, end
         )
     told = _told(outcome)
     return Answer(

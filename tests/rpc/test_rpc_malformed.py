@@ -1,0 +1,623 @@
+"""Bad input, one row each: the exact status with the field named, nothing written, and the next call works."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from creditledger.v1 import credit_ledger_pb2 as pb
+from creditledger.v1 import ledger_admin_pb2 as admin_pb
+from creditledger.v1 import resources_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import ListValue, Struct, Value
+from google.protobuf.timestamp_pb2 import Timestamp
+from ledger_calls import Ledger, deduction, example_catalog, unique
+from ledger_load import rows
+
+ACCOUNT = "the-account"
+MAX, MIN = 2**63 - 1, -(2**63)
+MAX_32, MIN_32 = 2**31 - 1, -(2**31)
+
+BAD_IDS = {
+    "missing": "",
+    "129 characters": "x" * 129,
+    "60,000 bytes": "x" * 60_000,
+    "NUL": "a\0b",
+    "NUL at the end": "the-account\0",
+    "newline": "a\nb",
+    "newline at the end": "the-account\n",
+    "carriage return": "a\rb",
+    "tab": "a\tb",
+    "single quote": "a'b",
+    "double quote": 'a"b',
+    "backslash": "a\\b",
+    "SQL": "x'; DROP TABLE account; --",
+    "percent": "a%b",
+    "format": "%s{0}$1",
+    "comma": "a,b",
+    "braces": "{a}",
+    "space": "a b",
+    "space before": " the-account",
+    "space behind": "the-account ",
+    "no-break space": "the-account\u00a0",
+    "umlaut": "ä",
+    "emoji": "😀",
+    "homoglyph": "the-аccount",
+    "fullwidth digit": "１",
+    "right-to-left override": "the-\u202eaccount",
+    "zero width": "the-\u200baccount",
+    "byte order mark": "\ufeffthe-account",
+    "combining": "e\u0301",
+}
+BAD_NAMES = {
+    **BAD_IDS,
+    "65 characters": "x" * 65,
+    "capital": "Voice_creation",
+    "hyphen": "voice-creation",
+    "digit first": "1st",
+    "underscore first": "_x",
+    "dot": "a.b",
+}
+BAD_LABELS: dict[str, tuple[dict[str, str], str]] = {
+    "33 labels": ({f"k{number}": "v" for number in range(33)}, "labels"),
+    "empty key": ({"": "v"}, "labels"),
+    "65-byte key": ({"k" * 65: "v"}, f"labels['{'k' * 64}']"),
+    "key of 33 two-byte characters": ({"é" * 33: "v"}, f"labels['{'é' * 33}']"),
+    "NUL in a key": ({"a\0": "v"}, "labels['a\\x00']"),
+    "escape in a key": ({"a\x1b": "v"}, "labels['a\\x1b']"),
+    "257-byte value": ({"k": "v" * 257}, "labels['k']"),
+    "NUL in a value": ({"k": "\0"}, "labels['k']"),
+    "carriage return in a value": ({"k": "\r"}, "labels['k']"),
+}
+BAD_TIMES = {
+    "year 0": Timestamp(seconds=-62_135_596_801),
+    "year 10000": Timestamp(seconds=253_402_300_800),
+    "largest": Timestamp(seconds=MAX),
+    "smallest": Timestamp(seconds=MIN),
+    "negative nanos": Timestamp(nanos=-1),
+    "a whole second of nanos": Timestamp(nanos=10**9),
+    "largest nanos": Timestamp(nanos=MAX_32),
+}
+BAD_DURATIONS = {
+    "negative": Duration(seconds=-1),
+    "negative nanos": Duration(nanos=-1),
+    "mixed signs": Duration(seconds=1, nanos=-1),
+    "a whole second of nanos": Duration(nanos=10**9),
+    "one nanosecond beyond 366 days": Duration(seconds=366 * 86_400, nanos=1),
+    "366 days and a second": Duration(seconds=366 * 86_400 + 1),
+    "largest": Duration(seconds=MAX, nanos=999_999_999),
+    "smallest": Duration(seconds=MIN),
+}
+NOT_POSITIVE = {"0": 0, "-1": -1, "-2^63": MIN}
+
+
+class Row(NamedTuple):
+    """A request, and the path of the field that is to be refused."""
+
+    name: str
+    request: Message
+    field: str
+
+
+def nested(depth: int) -> Struct:
+    """A Struct with this many objects in one another."""
+    struct = Struct(fields={"leaf": Value(number_value=1)})
+    for _ in range(depth - 1):
+        struct = Struct(fields={"in": Value(struct_value=struct)})
+    return struct
+
+
+def nested_lists(depth: int) -> Struct:
+    """A Struct whose values are in this many lists in one another."""
+    value = Value(number_value=1)
+    for _ in range(depth):
+        value = Value(list_value=ListValue(values=[value]))
+    return Struct(fields={"in": value})
+
+
+def struct_of(**values: Any) -> Struct:
+    struct = Struct()
+    struct.update(values)
+    return struct
+
+
+BAD_METADATA = {
+    "NaN": Struct(fields={"x": Value(number_value=math.nan)}),
+    "infinity": Struct(fields={"x": Value(number_value=math.inf)}),
+    "minus infinity, inside": struct_of(x=[{"y": -math.inf}]),
+    "17 deep": nested(17),
+    "17 deep in lists": nested_lists(16),
+    "30 deep": nested(30),
+    "4,097 bytes": struct_of(k="x" * (4_097 - len('{"k":""}'))),
+    "4,097 bytes of two-byte characters": struct_of(k="é" * 2_045),
+    "60,000 bytes": struct_of(k="x" * 60_000),
+    "1,000 keys": struct_of(**{f"key{number}": number for number in range(1_000)}),
+    "NUL in a text": struct_of(k="a\0b"),
+    "NUL in a key": struct_of(**{"a\0b": 1}),
+    "NUL in a list": struct_of(k=["\0"]),
+}
+
+
+def valid() -> dict[str, Any]:
+    """A valid request of every served method that has fields, about the account."""
+    return {
+        "CanPerform": pb.CanPerformRequest(account_id=ACCOUNT, operation="chat_refinement"),
+        "Deduct": deduction(ACCOUNT),
+        "GetBalance": pb.GetBalanceRequest(account_id=ACCOUNT),
+        "GetEntry": pb.GetEntryRequest(account_id=ACCOUNT, revision=1),
+        "ListEntries": pb.ListEntriesRequest(account_id=ACCOUNT),
+        "WatchUsage": pb.WatchUsageRequest(account_ids=[ACCOUNT]),
+        "OpenAccount": admin_pb.OpenAccountRequest(request_id=unique(), account_id=unique("new")),
+        "GetAccount": admin_pb.GetAccountRequest(account_id=ACCOUNT),
+        "ListAccounts": admin_pb.ListAccountsRequest(),
+        "GrantCredits": admin_pb.GrantCreditsRequest(request_id=unique(), account_id=ACCOUNT, amount=1),
+        "UpdateCatalog": admin_pb.UpdateCatalogRequest(request_id=unique(), catalog=example_catalog()),
+        "VerifyAccount": admin_pb.VerifyAccountRequest(account_id=ACCOUNT),
+    }
+
+
+def row(method: str, name: str, field: str, change: Callable[[Any], object]) -> Row:
+    request = valid()[method]
+    change(request)
+    return Row(f"{method} {field[:40]} {name}", request, field)
+
+
+def setting(method: str, field: str, values: dict[str, Any]) -> Iterator[Row]:
+    """A row for each bad value of a field that is no message."""
+    for name, value in values.items():
+
+        def change(request: Any, value: Any = value) -> None:
+            setattr(request, field, value)
+
+        yield row(method, name, field, change)
+
+
+def id_rows() -> Iterator[Row]:
+    for method, request in valid().items():
+        for field in ("account_id", "request_id"):
+            if field in request.DESCRIPTOR.fields_by_name:
+                yield from setting(method, field, BAD_IDS)
+    for name, value in BAD_IDS.items():
+        yield Row(f"WatchUsage {name}", pb.WatchUsageRequest(account_ids=[ACCOUNT, value]), "account_ids[1]")
+
+
+def name_rows() -> Iterator[Row]:
+    optional = {name: value for name, value in BAD_NAMES.items() if value}
+    for method in ("CanPerform", "Deduct"):
+        yield from setting(method, "operation", BAD_NAMES)
+        yield from setting(method, "account_level", optional)
+    yield from setting("OpenAccount", "level", optional)
+    yield from setting("ListAccounts", "level", optional)
+    yield from setting("ListAccounts", "prefix", {name: value for name, value in BAD_IDS.items() if value})
+    yield from setting("ListEntries", "operation", optional)
+
+
+def number_rows() -> Iterator[Row]:
+    for method in ("CanPerform", "Deduct"):
+        yield from setting(method, "quantity", {**NOT_POSITIVE, "10^9+1": 10**9 + 1, "2^63-1": MAX})
+    yield from setting("GrantCredits", "amount", {**NOT_POSITIVE, "10^15+1": 10**15 + 1, "2^63-1": MAX})
+    yield row("GrantCredits", "missing", "amount", lambda request: request.ClearField("amount"))
+    yield from setting(
+        "GrantCredits", "priority", {"-1001": -1_001, "1001": 1_001, "-2^31": MIN_32, "2^31-1": MAX_32}
+    )
+    yield from setting("GetEntry", "revision", NOT_POSITIVE)
+    yield row("GetEntry", "neither", "revision", lambda request: request.ClearField("key"))
+    for method in ("ListEntries", "ListAccounts"):
+        yield from setting(method, "page_size", {"-1": -1, "-2^31": MIN_32})
+    for field in ("from_revision", "to_revision"):
+        yield from setting("ListEntries", field, {"-1": -1, "-2^63": MIN})
+
+
+def label_rows() -> Iterator[Row]:
+    for method in ("OpenAccount", "GrantCredits"):
+        for name, (labels, field) in BAD_LABELS.items():
+
+            def change(request: Any, labels: dict[str, str] = labels) -> None:
+                request.labels.update(labels)
+
+            yield row(method, name, field, change)
+    texts = {
+        "1,025 bytes": "x" * 1_025, "513 two-byte characters": "é" * 513, "60,000 bytes": "x" * 60_000, "NUL": "a\0b",
+        "escape": "\x1b[31m", "carriage return": "a\r\nb", "delete": "\x7f",
+    }  # fmt: skip
+    yield from setting("GrantCredits", "reason", texts)
+
+
+def usage_rows() -> Iterator[Row]:
+    def usage(name: str, field: str, **values: Any) -> Row:
+        return row(
+            "Deduct", name, field, lambda request: request.usage.CopyFrom(resources_pb2.Usage(**values))
+        )
+
+    for name, text in {"129 bytes": "x" * 129, "NUL": "\0", "escape": "\x1b", "65 characters": "é" * 65}.items():
+        yield usage(name, "usage.service", service=text)
+    for number in (3, -1, 99, MAX_32, MIN_32):
+        yield usage(str(number), "usage.outcome", outcome=number)
+    for name, time in BAD_TIMES.items():
+        yield usage(name, "usage.occur_time", occur_time=time)
+    for name, duration in BAD_DURATIONS.items():
+        yield usage(name, "usage.response_time", response_time=duration)
+    for name, metadata in BAD_METADATA.items():
+        yield usage(name, "usage.metadata", metadata=metadata)
+    for name, field, metrics in metric_values():
+        yield usage(name, f"usage.{field}", metrics=metrics)
+        yield row(
+            "CanPerform", name, field, lambda request, metrics=metrics: request.metrics.update(metrics)
+        )
+
+
+def metric_values() -> Iterator[tuple[str, str, dict[str, int]]]:
+    yield "33 metrics", "metrics", {f"m{number}": 1 for number in range(33)}
+    for name, key in BAD_NAMES.items():
+        yield f"name: {name}", f"metrics[{key[:64]!r}]"[:100], {key: 1}
+    for value in (-1, 10**15 + 1, MAX, MIN):
+        yield f"value: {value}", "metrics['m']", {"m": value}
+
+
+def list_rows() -> Iterator[Row]:
+    for field in ("start_time", "end_time"):
+        for name, time in BAD_TIMES.items():
+
+            def change(request: Any, field: str = field, time: Timestamp = time) -> None:
+                getattr(request, field).CopyFrom(time)
+
+            yield row("ListEntries", name, field, change)
+    for number in (3, -1, MAX_32, MIN_32):
+        yield from setting("ListEntries", "order", {str(number): number})
+    for method in ("ListEntries", "WatchUsage"):
+        for number in (0, 15, -1, MAX_32, MIN_32):
+            yield row(
+                method, str(number), "kinds[1]", lambda request, number=number: request.kinds.extend([3, number])
+            )
+    tokens = {
+        "garbage": "garbage", "one character": "x", "not base64": "!!!", "not ASCII": "é", "60,000 bytes": "A" * 60_000,
+        "spaces": "   ", "NUL": "\0", "JSON": "[1]", "padding": "====", "all zero": "A" * 64,
+    }  # fmt: skip
+    for method in ("ListEntries", "ListAccounts"):
+        yield from setting(method, "page_token", tokens)
+    too_many = pb.WatchUsageRequest(account_ids=[f"a{number}" for number in range(1_001)])
+    yield Row("WatchUsage 1,001 accounts", too_many, "account_ids")
+    items = pb.BatchDeductRequest(requests=[deduction(ACCOUNT) for _ in range(1_001)])
+    yield Row("BatchDeduct 1,001 items", items, "requests")
+    yield Row("BatchDeduct no item", pb.BatchDeductRequest(), "requests")
+
+
+def catalog_rows() -> Iterator[Row]:
+    def catalog(name: str, field: str, change: Callable[[Any], object]) -> Row:
+        return row("UpdateCatalog", name, f"catalog.{field}", lambda request: change(request.catalog))
+
+    def flat(number: int) -> Callable[[Any], object]:
+        return lambda catalog: catalog.operations.add(operation="x", flat=resources_pb2.FlatPrice(amount=number))
+
+    def metered(rate: dict[str, Any], minimum: int = 0) -> Callable[[Any], object]:
+        price = resources_pb2.MeteredPrice(rates=[resources_pb2.MetricRate(**rate)], minimum=minimum)
+        return lambda catalog: catalog.operations.add(operation="x", metered=price)
+
+    def limit(**fields: Any) -> Callable[[Any], object]:
+        values = {"operation": "chat_refinement", "period": 1, "limit": 1, **fields}
+        return lambda catalog: catalog.levels[0].limits.add(**values)
+
+    def package(**fields: Any) -> Callable[[Any], object]:
+        price = resources_pb2.Price(currency_code=fields.pop("currency", "EUR"), amount=fields.pop("price", "1"))
+        return lambda catalog: catalog.packages.add(**{"package_id": "p", "credits": 1, "price": price, **fields})
+
+    yield row("UpdateCatalog", "missing", "catalog", lambda request: request.ClearField("catalog"))
+    yield Row(
+        "empty", admin_pb.UpdateCatalogRequest(request_id="r", catalog=resources_pb2.Catalog()), "catalog.levels"
+    )
+    yield catalog("no default", "default_level", lambda catalog: catalog.ClearField("default_level"))
+    for number in (-1, 10**15 + 1, MAX, MIN):
+        yield catalog(f"price {number}", "operations.x.price.flat", flat(number))
+        rate = {"metric": "m", "amount": number, "per": 1}
+        yield catalog(f"rate {number}", "operations.x.price.rates[0].amount", metered(rate))
+        yield catalog(
+            f"minimum {number}", "operations.x.price.minimum", metered({**rate, "amount": 1}, number)
+        )
+    for number in (0, -1, 10**15 + 1, MIN):
+        rate = {"metric": "m", "amount": 1, "per": number}
+        yield catalog(f"per {number}", "operations.x.price.rates[0].per", metered(rate))
+        yield catalog(f"credits {number}", "packages.p.credits", package(credits=number))
+    yield catalog("metric", "operations.x.price.rates[0].metric", metered({"metric": "M", "amount": 1, "per": 1}))
+    for number in (-2, MIN):
+        yield catalog(f"limit {number}", "levels.free.limits[0].limit", limit(limit=number))
+    for number in (0, 5, -1, MAX_32):
+        yield catalog(f"period {number}", "levels.free.limits[0].period", limit(period=number))
+    yield catalog("operation", "levels.free.limits[0].operation", limit(operation="none"))
+    for amount in ("", "1,5", "-1", "1e3", "NaN", "1.", ".5", "9" * 19, "１", "1\n"):
+        yield catalog(f"amount {amount!r}", "packages.p.price.amount", package(price=amount))
+    for currency in ("", "eur", "EURO", "E1R", "EUR\n"):
+        yield catalog(f"currency {currency!r}", "packages.p.price.currency_code", package(currency=currency))
+    for name, text in {"129 bytes": "x" * 129, "NUL": "\0", "newline": "a\nb", "C1": "\x85"}.items():
+        yield catalog(f"display name {name}", "packages.p.display_name", package(display_name=text))
+    for name, key in BAD_NAMES.items():
+        if key and key.isascii() and key.isprintable() and len(key) < 80 and not set(key) & set("'\"\\"):
+            path = f"levels.{key}" if "-" in key and " " not in key else None
+            if path and "," not in key and ";" not in key:
+                yield catalog(f"level {name}", path, lambda catalog, key=key: catalog.levels.add(level=key))
+
+
+ROWS = [
+    *id_rows(), *name_rows(), *number_rows(), *label_rows(), *usage_rows(), *list_rows(), *catalog_rows(),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def known(ledger: Ledger, shared_dsn: str) -> list[tuple[Any, ...]]:
+    """All that the tables hold once the account is there, which no row changes."""
+    ledger.call(admin_pb.OpenAccountRequest(request_id="open", account_id=ACCOUNT, level="pro"))
+    ledger.grant(ACCOUNT, 100, request_id="grant")
+    ledger.deduct(ACCOUNT, request_id="deduct")
+    return written(shared_dsn)
+
+
+def written(dsn: str) -> list[tuple[Any, ...]]:
+    """What there is: accounts, entries, grants, uses, catalogs."""
+    return rows(
+        dsn,
+        "SELECT (SELECT json_agg(a) FROM account a)::text, (SELECT count(*) FROM entry),"
+        " (SELECT count(*) FROM grant_lot), (SELECT count(*) FROM limit_use), (SELECT count(*) FROM catalog)",
+    )
+
+
+def assert_untouched(ledger: Ledger, dsn: str, known: list[tuple[Any, ...]]) -> None:
+    assert written(dsn) == known
+    replay = ledger.deduct(ACCOUNT, request_id="deduct")
+    assert (replay.replayed, replay.balance.available) == (True, 99)
+
+
+@pytest.mark.parametrize("case", ROWS, ids=[ascii(each.name) for each in ROWS])
+def test_a_bad_field_is_named_and_nothing_is_written(
+    ledger: Ledger, shared_dsn: str, known: list[tuple[Any, ...]], case: Row
+) -> None:
+    failure = ledger.refusal(case.request)
+
+    assert failure.word == "INVALID_ARGUMENT / FIELD_INVALID"
+    assert failure.kinds == {"BadRequest"}
+    assert case.field in failure.fields
+    assert_untouched(ledger, shared_dsn, known)
+
+
+DEDUCT_ROWS = [case for case in ROWS if isinstance(case.request, pb.DeductRequest)]
+
+
+def test_an_item_of_a_batch_is_checked_as_the_single_call(
+    ledger: Ledger, shared_dsn: str, known: list[tuple[Any, ...]]
+) -> None:
+    for start in range(0, len(DEDUCT_ROWS), 40):
+        cases = DEDUCT_ROWS[start : start + 40]
+        good = deduction(ACCOUNT, request_id="deduct")
+        requests = [good, *(case.request for case in cases)]
+
+        [first, *results] = ledger.call(pb.BatchDeductRequest(requests=requests)).results  # type: ignore[arg-type]
+
+        assert first.response.replayed
+        for case, result in zip(cases, results, strict=True):
+            assert (result.status.code, result.status.reason) == (3, 1), case.name
+            assert case.field in {item.field for item in result.status.field_violations}, case.name
+    assert_untouched(ledger, shared_dsn, known)
+
+
+def test_a_quantity_that_makes_the_cost_too_large_is_refused(dsn: str) -> None:
+    from ledger_calls import serving
+
+    with serving(dsn) as (_, ledger):
+        catalog = example_catalog(gold=10**15, silver=10**7)
+        ledger.call(admin_pb.UpdateCatalogRequest(request_id="u", catalog=catalog))
+        account = ledger.open(credits_=10**15)
+        for operation, quantity in (("gold", 2), ("gold", 10**9), ("silver", 10**8 + 1)):
+            requests: list[Message] = [
+                deduction(account, operation, quantity=quantity),
+                pb.CanPerformRequest(account_id=account, operation=operation, quantity=quantity),
+            ]
+            for request in requests:
+                failure = ledger.refusal(request)
+                assert failure.word == "INVALID_ARGUMENT / FIELD_INVALID"
+                assert list(failure.fields) == ["quantity"]
+        assert ledger.revision(account) == 2
+        assert ledger.deduct(account, "silver", quantity=10**8).cost == 10**15
+        assert ledger.refused_deduct(account, "gold").reason == "INSUFFICIENT_CREDITS"
+
+
+def test_grants_beyond_the_largest_balance_are_refused(ledger: Ledger, shared_dsn: str) -> None:
+    account = ledger.open()
+    for _ in range(3):
+        ledger.grant(account, 10**15)
+    most = 9 * 10**18
+    rows(
+        shared_dsn,
+        "UPDATE account SET available = %s, granted = %s, lots = %s WHERE account_id = %s",
+        most - 10, most - 10, f"[[2,0,{most - 10}]]", account,
+    )  # fmt: skip
+
+    request = admin_pb.GrantCreditsRequest(request_id=unique(), account_id=account, amount=11)
+    failure = ledger.refusal(request)
+
+    assert failure.word == "INVALID_ARGUMENT / FIELD_INVALID"
+    assert list(failure.fields) == ["amount"]
+    assert ledger.grant(account, 10).balance.available == most
+    rows(shared_dsn, "UPDATE account SET account_id = account_id WHERE false")
+
+
+BORDERS: dict[str, Message] = {
+    "128 characters": pb.CanPerformRequest(
+        account_id="x" * 128, account_level="pro", operation="chat_refinement", quantity=10**9
+    ),
+    "32 metrics": pb.CanPerformRequest(
+        account_id="x", account_level="pro", operation="chat_refinement",
+        metrics={"m" * 64: 10**15, **{f"m{number}": 0 for number in range(31)}},
+    ),
+    "page_size": pb.ListEntriesRequest(
+        account_id=ACCOUNT, page_size=MAX_32, from_revision=MAX, to_revision=MAX,
+    ),
+    "first time": pb.ListEntriesRequest(account_id=ACCOUNT, start_time=Timestamp(seconds=-62_135_596_800)),
+    "year 50": pb.ListEntriesRequest(account_id=ACCOUNT, start_time=Timestamp(seconds=-60_589_296_000)),
+    "year 999": pb.ListEntriesRequest(account_id=ACCOUNT, start_time=Timestamp(seconds=-30_641_760_000)),
+    "last time": pb.ListEntriesRequest(
+        account_id=ACCOUNT, end_time=Timestamp(seconds=253_402_300_799, nanos=999_999_999)
+    ),
+    "1,000 accounts": pb.WatchUsageRequest(account_ids=[ACCOUNT] * 1_000),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("request_", BORDERS.values(), ids=BORDERS.keys())
+def test_what_just_keeps_the_rules_is_accepted(
+    ledger: Ledger, known: list[tuple[Any, ...]], request_: Message
+) -> None:
+    answer = ledger.call(request_)
+    if isinstance(request_, pb.WatchUsageRequest):
+        assert next(answer).WhichOneof("event") == "snapshot"
+        answer.cancel()
+
+
+@pytest.mark.parametrize(("field", "year"), [("end_time", 1), ("end_time", 999), ("start_time", 50)])
+def test_times_long_ago_filter_as_any_others(
+    ledger: Ledger, known: list[tuple[Any, ...]], field: str, year: int
+) -> None:
+    from datetime import UTC, datetime
+
+    time = Timestamp()
+    time.FromDatetime(datetime(year, 1, 2, tzinfo=UTC))
+    request = pb.ListEntriesRequest(account_id=ACCOUNT)
+    getattr(request, field).CopyFrom(time)
+
+    assert len(ledger.call(request).entries) == (0 if field == "end_time" else 3)
+
+
+DEEPEST: dict[str, Struct] = {"16 deep": nested(16), "16 deep in lists": nested_lists(15)}
+
+
+@pytest.mark.parametrize("metadata", DEEPEST.values(), ids=DEEPEST.keys())
+def test_metadata_may_be_nested_16_deep(ledger: Ledger, account: str, metadata: Struct) -> None:
+    response = ledger.deduct(account, usage=resources_pb2.Usage(metadata=metadata))
+
+    assert response.entry.usage.metadata == metadata
+
+
+def test_the_largest_labels_and_texts_are_kept_verbatim(ledger: Ledger) -> None:
+    account = ledger.open()
+    labels = {f"{number:02}" + "é" * 31: "<b>{0} %s ${x} =1+1\n\t'\"\\" + "😀" * 50 for number in range(32)}
+    reason = "'; DROP TABLE entry; --\n{{7*7}} \\x00 \\\\ \u202e" + "x" * 950
+
+    grant = ledger.grant(account, 1, labels=labels, reason=reason, priority=-1_000).grant
+
+    assert (dict(grant.labels), grant.reason) == (labels, reason)
+    assert [grant] == list(ledger.balance(account).grants)
+    new = admin_pb.OpenAccountRequest(request_id=unique(), account_id=unique("new"), labels=labels)
+    assert dict(ledger.call(new).account.labels) == labels
+
+
+def varint(number: int) -> bytes:
+    out = b""
+    while number > 127:
+        out += bytes([number & 127 | 128])
+        number >>= 7
+    return out + bytes([number])
+
+
+def text_field(number: int, data: bytes) -> bytes:
+    """A length-delimited field as it is on the wire."""
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def deep_struct(depth: int) -> bytes:
+    """DeductRequest.usage.metadata, so deep that the parser itself refuses it."""
+    value = text_field(3, b"x")
+    for _ in range(depth):
+        value = text_field(5, text_field(1, text_field(1, b"k") + text_field(2, value)))
+    return text_field(6, text_field(6, text_field(1, text_field(1, b"k") + text_field(2, value))))
+
+
+GOOD = deduction(ACCOUNT, request_id="wire").SerializeToString()
+NO_MESSAGE = {
+    "invalid UTF-8": ("DeductRequest", text_field(1, b"\xff\xfe") + GOOD),
+    "overlong UTF-8": ("DeductRequest", text_field(2, b"\xc0\xaf") + GOOD),
+    "a surrogate in UTF-8": ("DeductRequest", text_field(4, b"\xed\xa0\x80") + GOOD),
+    "invalid UTF-8 in usage.service": ("DeductRequest", GOOD + text_field(6, text_field(1, b"\x80"))),
+    "invalid UTF-8 in a metric": (
+        "DeductRequest",
+        GOOD + text_field(6, text_field(2, text_field(1, b"\xff") + b"\x10\x01")),
+    ),
+    "invalid UTF-8 in labels": (
+        "GrantCreditsRequest",
+        text_field(8, text_field(1, b"k") + text_field(2, b"\xff")),
+    ),
+    "invalid UTF-8 in account_ids": ("WatchUsageRequest", text_field(1, b"\xff")),
+    "invalid UTF-8 in an item": ("BatchDeductRequest", text_field(1, text_field(1, b"\xff"))),
+    "invalid UTF-8 in the catalog": ("UpdateCatalogRequest", text_field(2, text_field(4, b"\xff"))),
+    "truncated": ("DeductRequest", GOOD[:-1]),
+    "a length beyond the end": ("DeductRequest", GOOD + b"\x0a\xff\xff\x7f"),
+    "a varint without an end": ("DeductRequest", GOOD + b"\x28" + b"\xff" * 11),
+    "field number 0": ("DeductRequest", b"\x02\x00" + GOOD),
+    "an end without its group": ("DeductRequest", GOOD + b"\x0c"),
+    "10,000 groups": ("DeductRequest", GOOD + b"\xfb\x7f" * 10_000),
+    "10,000 deep": ("DeductRequest", GOOD + deep_struct(3_000)),
+    "wire type 7": ("GetBalanceRequest", b"\x0f\x01"),
+    "noise": ("CanPerformRequest", b"\xff\xff\xff\xff"),
+    "a page": ("ListEntriesRequest", b"GET / HTTP/1.1\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("case", NO_MESSAGE.values(), ids=NO_MESSAGE.keys())
+def test_bytes_that_are_no_such_message_are_refused_as_a_bad_request(
+    ledger: Ledger, shared_dsn: str, known: list[tuple[Any, ...]], case: tuple[str, bytes]
+) -> None:
+    failure = ledger.refusal(case)
+
+    assert failure.word == "INVALID_ARGUMENT / FIELD_INVALID"
+    assert list(failure.fields) == [""]
+    assert_untouched(ledger, shared_dsn, known)
+
+
+WRONG_TYPES = {
+    "account_id as a number": ("DeductRequest", b"\x10\x05", "account_id"),
+    "quantity as a text": ("CanPerformRequest", text_field(4, b"5"), "account_id"),
+    "no bytes": ("DeductRequest", b"", "request_id"),
+    "no bytes to grant": ("GrantCreditsRequest", b"", "amount"),
+    "amount as a text": (
+        "GrantCreditsRequest",
+        admin_pb.GrantCreditsRequest(request_id="wire", account_id=ACCOUNT).SerializeToString() + text_field(3, b"5"),
+        "amount",
+    ),
+    "amount of 10 bytes": (
+        "GrantCreditsRequest",
+        admin_pb.GrantCreditsRequest(request_id="wire", account_id=ACCOUNT).SerializeToString()
+        + b"\x18" + b"\xff" * 9 + b"\x01",
+        "amount",
+    ),
+    "quantity twice, the last one bad": ("DeductRequest", GOOD + b"\x28\x05\x28\x00", "quantity"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "data", "field"), WRONG_TYPES.values(), ids=WRONG_TYPES.keys())
+def test_a_field_of_another_wire_type_is_no_value(
+    ledger: Ledger, shared_dsn: str, known: list[tuple[Any, ...]], kind: str, data: bytes, field: str
+) -> None:
+    failure = ledger.refusal((kind, data))
+
+    assert failure.word == "INVALID_ARGUMENT / FIELD_INVALID"
+    assert field in failure.fields
+    assert_untouched(ledger, shared_dsn, known)
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    ["garbage", "x", "!!!", "é", "\0", "A" * 60_000, "====", "[1]", "   ", "A" * 64],
+    ids=lambda text: ascii(text[:12]),
+)
+def test_a_cursor_that_is_none_is_refused(
+    ledger: Ledger, known: list[tuple[Any, ...]], cursor: str
+) -> None:
+    for account_ids in ([ACCOUNT], []):
+        failure = ledger.refusal(pb.WatchUsageRequest(account_ids=account_ids, cursor=cursor))
+
+        assert failure.word == "INVALID_ARGUMENT / CURSOR_INVALID"
+        assert list(failure.fields) == ["cursor"]
+
+
+def test_the_ledger_still_verifies(ledger: Ledger, known: list[tuple[Any, ...]]) -> None:
+    answer = ledger.call(admin_pb.VerifyAccountRequest(account_id=ACCOUNT))
+
+    assert (answer.valid, answer.entries) == (True, 3)

@@ -1,0 +1,62 @@
+"""Connections like the server's, and transactions like those of its lanes."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+
+import pytest
+from creditledger_server.domain.account import Account
+from creditledger_server.domain.catalog_document import parse_catalog
+from creditledger_server.domain.commands import Command, Deduct
+from creditledger_server.domain.decide import decide
+from creditledger_server.storage.batch import Wanted, lock_and_load, write_and_commit
+from creditledger_server.storage.connect import Connection, Database
+from ledger_harness import CATALOG
+
+Connect = Callable[[], Awaitable[Connection]]
+Transact = Callable[[Connection, Sequence[Command]], Awaitable[None]]
+
+_CATALOG = parse_catalog(tomllib.loads(CATALOG.read_text(encoding="utf-8")))
+
+
+@pytest.fixture
+async def connect(dsn: str) -> AsyncIterator[Connect]:
+    """Opens a connection with the server's settings."""
+    database = Database(dsn, pool_size=1, lock_timeout=20_000, statement_timeout=60_000)
+    async with AsyncExitStack() as stack:
+
+        async def open_one() -> Connection:
+            return await stack.enter_async_context(await database.connect())
+
+        yield open_one
+
+
+@pytest.fixture
+async def conn(connect: Connect) -> Connection:
+    """One such connection."""
+    return await connect()
+
+
+@pytest.fixture
+def transact() -> Transact:
+    """Carries out commands in one transaction, as a lane does."""
+
+    async def run(conn: Connection, commands: Sequence[Command]) -> None:
+        uses = {
+            (command.account_id, command.operation, period)
+            for command in commands
+            if isinstance(command, Deduct)
+            for period in _CATALOG.counted_periods(command.operation)
+        }
+        account_ids = sorted({command.account_id for command in commands})
+        requests = [(command.account_id, command.request_id) for command in commands]
+        loaded = await lock_and_load(conn, Wanted(account_ids, requests, sorted(uses)))
+        accounts = loaded.accounts
+        for command in commands:
+            account = accounts.setdefault(command.account_id, Account(command.account_id))
+            decide(command, account, _CATALOG, 1, max(loaded.now, account.last_time))
+        await write_and_commit(conn, accounts.values(), loaded.transaction_id)
+
+    return run

@@ -1,0 +1,251 @@
+"""Plan guard: no hot statement reads a whole table, however long the history is now and however short it was.
+
+Looked at are the statements that the storage has prepared on its own connection, with their generic plans. A plan that
+joined against the whole history of a hot account once cost a hundredfold (architecture §6).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, NamedTuple
+
+import psycopg
+import pytest
+from creditledger_server.domain.account import Account, Grant
+from creditledger_server.domain.entry import EntryKind
+from creditledger_server.domain.periods import Period
+from creditledger_server.storage import batch, commits, reads
+from creditledger_server.storage.arrays import text_array
+from creditledger_server.storage.connect import Connection, Database
+
+HOT_ENTRIES = 200_000
+OTHERS = 500
+TABLES = {"account", "entry", "grant_lot", "limit_use", "commit_log"}
+
+_FILL = f"""
+INSERT INTO account (account_id, revision, available, reserved, granted, spent, forfeited, commit_position, last_time,
+                     create_time, state, level, head_hash, lots, labels)
+SELECT name, last, 1000, 0, 1000, 0, 0, last, now(), now(), 1, 'pro', sha256(''), '[[2,0,1000]]', '{{}}'
+FROM (SELECT 'hot' AS name, {HOT_ENTRIES} AS last
+      UNION ALL SELECT 'other-' || n, 10 FROM generate_series(1, {OTHERS}) AS n) AS names;
+
+INSERT INTO entry (account_id, revision, kind, create_time, amount, cost, available, reserved, spent, forfeited,
+                   quantity, catalog_version, operation, request_id, fingerprint, draws, hash)
+SELECT account_id, n, 4, now(), -1, 1, 1000, 0, 0, 0,
+       1, 1, 'chat_refinement', 'id-' || n, sha256(''), '2:1', sha256('')
+FROM account, generate_series(1, account.revision) AS n;
+
+INSERT INTO grant_lot (account_id, revision, amount, priority, source, create_time, reason, labels)
+SELECT account_id, 2, 1000, 0, 1, now(), '', '{{}}' FROM account;
+
+INSERT INTO limit_use (account_id, operation, period, period_start, uses)
+SELECT account_id, operation, 3, date_trunc('month', now()), 1
+FROM account, unnest('{{script_generation,voice_creation,video_processing}}'::text[]) AS operation;
+
+INSERT INTO commit_log (position, account_id, account_ids, first_revisions, last_revisions)
+SELECT n * 2, 'hot', '{{hot}}', ARRAY[n * 2 - 1], ARRAY[n * 2] FROM generate_series(1, {HOT_ENTRIES // 2}) n;
+
+ANALYZE;
+"""
+
+ACCOUNTS = sorted(["hot", *(f"other-{number}" for number in range(1, 100))])
+REQUESTS = [("hot", f"id-{number}") for number in range(1, 500)] + [
+    ("other-1", "id-1"),
+    ("other-2", "no-such"),
+]
+USES = [("hot", "script_generation", Period.MONTH), ("other-1", "voice_creation", Period.MONTH)]
+WANTED = batch.Wanted(ACCOUNTS, REQUESTS, USES)
+
+EVERY_FILTER = reads.EntryFilter(
+    7, 900, 0, 2**52, (EntryKind.DEDUCTED,), "chat_refinement", newest_first=False
+)
+
+
+class Access(NamedTuple):
+    """How a plan reads a table: the columns of the index condition, none for a whole table."""
+
+    table: str
+    columns: frozenset[str]
+
+
+def by(table: str, *columns: str) -> Access:
+    """An access by an index condition on these columns."""
+    return Access(table, frozenset(columns))
+
+
+async def write(conn: Connection) -> None:
+    """A round that opens an account, changes one, counts uses and grants."""
+    loaded = await batch.lock_and_load(conn, WANTED)
+    known = loaded.accounts.get("hot") or Account("known", revision=1)
+    opened = Account("opened")
+    for account in (known, opened):
+        account.post(EntryKind.LEVEL_CHANGED, max(loaded.now, account.last_time))
+        account.count_uses("script_generation", Period.MONTH, 1, loaded.now)
+        grant = Grant(account.account_id, account.revision, 1, 0, 1, loaded.now, "", "{}")
+        account.new_grants.append(grant)
+    await batch.write_and_commit(conn, [known, opened], loaded.transaction_id)
+
+
+Statements = tuple[Callable[[Connection], Awaitable[Any]], set[Access]]
+
+HOT: dict[str, Statements] = {
+    "lock_and_load": (
+        lambda conn: batch.lock_and_load(conn, WANTED),
+        {
+            by("account", "account_id"),
+            by("entry", "account_id", "request_id"),
+            by("limit_use", "account_id", "operation", "period"),
+        },
+    ),
+    "write_and_commit": (
+        write,
+        {
+            by("account", "account_id"),
+            by("entry", "account_id", "request_id"),
+            by("limit_use", "account_id", "operation", "period"),
+        },
+    ),
+    "read_snapshot": (
+        lambda conn: reads.read_snapshot(conn, ACCOUNTS),
+        {by("account", "account_id"), by("limit_use", "account_id")},
+    ),
+    "read_entry": (lambda conn: reads.read_entry(conn, "hot", 5), {by("entry", "account_id", "revision")}),
+    "read_entry_of_request": (
+        lambda conn: reads.read_entry_of_request(conn, "hot", "id-5"),
+        {by("entry", "account_id", "request_id")},
+    ),
+    "read_entries, newest first": (
+        lambda conn: reads.read_entries(conn, "hot", reads.EntryFilter(), 100),
+        {by("entry", "account_id", "revision")},
+    ),
+    "read_entries, oldest first, all filters": (
+        lambda conn: reads.read_entries(conn, "hot", EVERY_FILTER, 100),
+        {by("entry", "account_id", "revision")},
+    ),
+    "read_accounts": (
+        lambda conn: reads.read_accounts(conn, "other-1", "other", "pro", 100),
+        {by("account", "account_id")},
+    ),
+    "read_grants": (
+        lambda conn: reads.read_grants(conn, "hot", [2, 3]),
+        {by("grant_lot", "account_id", "revision")},
+    ),
+    "read_positions": (commits.read_positions, set()),
+    "read_touched": (lambda conn: commits.read_touched(conn, 399_000), {by("commit_log", "position")}),
+    "read_committed": (
+        lambda conn: commits.read_committed(conn, 399_000, 16),
+        {by("commit_log", "position"), by("entry", "account_id", "revision")},
+    ),
+    "read_after": (
+        lambda conn: commits.read_after(conn, "hot", 199_000, 500),
+        {by("entry", "account_id", "revision")},
+    ),
+    "read_revisions": (lambda conn: commits.read_revisions(conn, ACCOUNTS), {by("account", "account_id")}),
+}
+
+
+@pytest.fixture(scope="module")
+def filled_dsn(shared_dsn: str) -> str:
+    """A ledger with a long history of one account, and a long commit log."""
+    with psycopg.connect(shared_dsn, autocommit=True) as conn:
+        conn.execute(_FILL.encode())
+    return shared_dsn
+
+
+@pytest.fixture(params=["empty", "filled"])
+async def conn(request: pytest.FixtureRequest) -> AsyncIterator[Connection]:
+    """A connection as the server makes it, to a ledger without accounts and to a large one."""
+    dsn: str = request.getfixturevalue("dsn" if request.param == "empty" else "filled_dsn")
+    database = Database(dsn, pool_size=1, lock_timeout=1_000, statement_timeout=60_000)
+    async with await database.connect() as connection:
+        yield connection
+
+
+@pytest.mark.parametrize("name", HOT)
+async def test_hot_statements_read_tables_by_their_indexes(conn: Connection, name: str) -> None:
+    run, expected = HOT[name]
+
+    await run(conn)
+
+    plans = await _generic_plans(conn)
+    assert plans
+    assert {access for plan in plans for access in _accesses(plan)} == expected
+
+
+@pytest.mark.parametrize("mode", ["force_generic_plan", "force_custom_plan"])
+async def test_the_search_for_request_ids_needs_no_settings_of_the_planner(
+    filled_dsn: str, mode: str
+) -> None:
+    async with await psycopg.AsyncConnection.connect(filled_dsn, autocommit=True) as conn:
+        await batch.lock_and_load(conn, WANTED)
+        [name] = [
+            name for name, text, _ in await _prepared(conn) if "request_id" in text and "LATERAL" in text
+        ]
+        await conn.execute(f"SET plan_cache_mode = {mode}".encode())
+        [plan] = await _explain(conn, name, *map(text_array, zip(*REQUESTS, strict=True)))
+
+    assert by("entry", "account_id", "request_id") in set(_accesses(plan))
+    assert all(access.columns for access in _accesses(plan))
+
+
+async def test_a_round_touches_no_more_of_a_long_history_than_of_a_short_one(filled_dsn: str) -> None:
+    """What the plan says, measured: pages touched by a probe of 500 request ids among 200,000 of one account."""
+    database = Database(filled_dsn, pool_size=1, lock_timeout=1_000, statement_timeout=60_000)
+    async with await database.connect() as conn:
+        await batch.lock_and_load(conn, WANTED)
+        [name] = [
+            name for name, text, _ in await _prepared(conn) if "request_id" in text and "LATERAL" in text
+        ]
+        [plan] = await _explain(
+            conn, name, *map(text_array, zip(*REQUESTS, strict=True)), options="ANALYZE, BUFFERS"
+        )
+
+    pages = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+    assert pages < 10 * len(REQUESTS)
+
+
+async def _generic_plans(conn: Connection) -> list[dict[str, Any]]:
+    """The plans of all that is prepared on the connection; they do not depend on parameters."""
+    await conn.execute("SET plan_cache_mode = force_generic_plan")
+    return [
+        plan
+        for name, _, parameters in await _prepared(conn)
+        for plan in await _explain(conn, name, *[None] * parameters)
+    ]
+
+
+async def _prepared(conn: Connection) -> list[tuple[str, str, int]]:
+    """Name, text and number of parameters of each prepared statement."""
+    cursor = await conn.execute(
+        "SELECT name, statement, cardinality(parameter_types) FROM pg_prepared_statements"
+    )
+    return [(name, text, parameters) for name, text, parameters in await cursor.fetchall()]
+
+
+async def _explain(
+    conn: Connection, name: str, *parameters: str | None, options: str = "COSTS"
+) -> list[dict[str, Any]]:
+    arguments = psycopg.sql.SQL(", ").join(map(psycopg.sql.Literal, parameters))
+    call = psycopg.sql.SQL("({})").format(arguments) if parameters else psycopg.sql.SQL("")
+    explain = f"EXPLAIN (FORMAT JSON, {options}) EXECUTE {name}".encode()
+    cursor = await conn.execute(explain + call.as_bytes(conn))
+    row = await cursor.fetchone()
+    return [each["Plan"] for each in row[0]] if row else []
+
+
+def _accesses(plan: dict[str, Any]) -> Iterator[Access]:
+    """How the plan's scans read tables."""
+    if plan.get("Relation Name") in TABLES and plan["Node Type"] != "ModifyTable":
+        condition = plan.get("Index Cond") or " ".join(_conditions_below(plan))
+        yield Access(plan["Relation Name"], frozenset(re.findall(r'\("?(\w+)"? [=<>]+ ', condition)))
+    for part in plan.get("Plans", []):
+        yield from _accesses(part)
+
+
+def _conditions_below(plan: dict[str, Any]) -> Iterator[str]:
+    """The index conditions of a bitmap scan."""
+    for part in plan.get("Plans", []):
+        if part["Node Type"].startswith("Bitmap"):
+            yield part.get("Index Cond", "")
+            yield from _conditions_below(part)
