@@ -93,9 +93,7 @@ async def test_an_untouched_ledger_is_clean(ledger: str) -> None:
 @pytest.mark.parametrize("revision", [OPENED, GRANTED, DEDUCTED, LEVEL_CHANGED, LAST])
 @pytest.mark.parametrize("column", OTHER_VALUES)
 async def test_a_changed_entry_is_named(ledger: str, column: str, revision: int) -> None:
-    _tamper(
-        ledger, "entry", f"UPDATE entry SET {column} = {OTHER_VALUES[column]} WHERE {_entry(revision)}"
-    )
+    _tamper(ledger, "entry", f"UPDATE entry SET {column} = {OTHER_VALUES[column]} WHERE {_entry(revision)}")
     if column in ("account_id", "revision"):
         _assert_missing(await _verify(ledger), revision)
     else:
@@ -116,7 +114,9 @@ async def test_a_deleted_entry_is_missed(ledger: str, revision: int) -> None:
 
 async def test_an_inserted_entry_is_named(ledger: str) -> None:
     with psycopg.connect(ledger) as conn:
-        columns: LiteralString = "account_id, revision, kind, create_time, amount, cost, available, reserved, spent"
+        columns: LiteralString = (
+            "account_id, revision, kind, create_time, amount, cost, available, reserved, spent"
+        )
         more: LiteralString = "forfeited, quantity, catalog_version, operation, hash"
         conn.execute(
             f"INSERT INTO entry ({columns}, {more}) SELECT account_id, 8, kind, create_time, amount, cost, available,"

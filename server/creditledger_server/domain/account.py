@@ -102,7 +102,7 @@ class Account:
             if taken == lot.remaining:
                 del self.lots[0]
             else:
-                self.lots[0] = lot._replace(remaining=lot.remaining - taken)
+                self.lots[0] = Lot(lot.priority, lot.grant_revision, lot.remaining - taken)
         return tuple(draws)
 
     def post(
@@ -132,7 +132,7 @@ class Account:
             self.available, self.reserved, self.spent, self.forfeited, quantity, catalog_version,
             operation, request_id, fingerprint, draws, limits, usage, details, b"",
         )  # fmt: skip
-        return self._append(entry._replace(hash=chain_hash(self.head_hash, entry)))
+        return self._append(Entry._make((*entry[:-1], chain_hash(self.head_hash, entry))))
 
     def _append(self, entry: Entry) -> Entry:
         self.revision = entry.revision
