@@ -39,7 +39,7 @@ async def conn(connect: Connect) -> Connection:
     return await connect()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def transact() -> Transact:
     """Carries out commands in one transaction, as a lane does."""
 

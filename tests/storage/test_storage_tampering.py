@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import LiteralString
 
 import psycopg
@@ -10,7 +11,7 @@ import pytest
 from creditledger_server.domain.commands import Command, Deduct, GrantCredits, OpenAccount
 from creditledger_server.domain.usage import Usage
 from creditledger_server.ledger.verify import Report, verify_ledger
-from creditledger_server.storage.connect import Connection
+from creditledger_server.storage.connect import Connection, Database
 
 OPENED, GRANTED, SECOND_GRANT, DEDUCTED, LEVEL_CHANGED, FREE, LAST = range(1, 8)
 """The revisions of the victim's entries."""
@@ -28,12 +29,12 @@ OTHER_VALUES: dict[str, LiteralString] = {
     "quantity": "quantity + 1",
     "catalog_version": "catalog_version + 1",
     "kind": "CASE kind WHEN 4 THEN 2 ELSE 4 END",
-    "account_id": "'bystander'",
+    "account_id": "'nobody'",
     "operation": "'other'",
     "request_id": "'other'",
     "fingerprint": "sha256('other')",
     "hash": "sha256('other')",
-    "draws": "coalesce(draws, '') || ',2:1'",
+    "draws": "coalesce(draws || ',', '') || '2:1'",
     "limits": "coalesce(limits || ',', '') || '4:9:9:'",
     "usage": """'{"service":"other"}'""",
     "details": """'{"level":"free","labels":{},"other":1}'""",
@@ -66,24 +67,51 @@ ACCOUNT_VALUES: dict[str, LiteralString] = {
 }
 
 
+_HISTORY: list[Command] = [
+    OpenAccount("open", "victim", "free", {"team": "red"}),
+    GrantCredits("grant", "victim", 3, reason="welcome"),
+    GrantCredits("more", "victim", 100),
+    Deduct("deduct", "victim", "voice_creation", 1, Usage(service="speech", metrics={"tokens": 7})),
+    Deduct("upgrade", "victim", "script_generation", 2, account_level="pro"),
+    Deduct("last", "victim", "chat_refinement"),
+    OpenAccount("open", "bystander"),
+]
+
+# What no trigger and no constraint would let anybody change, they no longer guard.
+_LOWER_GUARDS = """
+ALTER TABLE entry DISABLE TRIGGER USER;
+ALTER TABLE account DROP CONSTRAINT account_adds_up;
+CREATE TABLE original_entry AS TABLE entry;
+CREATE TABLE original_account AS TABLE account;
+"""
+_RESTORE = """
+DELETE FROM entry;
+DELETE FROM account;
+INSERT INTO entry TABLE original_entry;
+INSERT INTO account TABLE original_account;
+"""
+
+
+@pytest.fixture(scope="module")
+def unguarded(shared_dsn: str, transact: Callable[[Connection, Sequence[Command]], Awaitable[None]]) -> str:
+    """The DSN of a ledger of two accounts, with every kind of entry, that takes any change."""
+
+    async def fill() -> None:
+        database = Database(shared_dsn, pool_size=1, lock_timeout=1_000, statement_timeout=60_000)
+        async with await database.connect() as conn:
+            for command in _HISTORY:
+                await transact(conn, [command])
+
+    asyncio.run(fill())
+    _execute(shared_dsn, _LOWER_GUARDS)
+    return shared_dsn
+
+
 @pytest.fixture
-async def ledger(
-    dsn: str, conn: Connection, transact: Callable[[Connection, Sequence[Command]], Awaitable[None]]
-) -> str:
-    """The DSN of a ledger of two accounts, with every kind of entry."""
-    usage = Usage(service="speech", metrics={"tokens": 7})
-    history: list[Command] = [
-        OpenAccount("open", "victim", "free", {"team": "red"}),
-        GrantCredits("grant", "victim", 3, reason="welcome"),
-        GrantCredits("more", "victim", 100),
-        Deduct("deduct", "victim", "voice_creation", 1, usage),
-        Deduct("upgrade", "victim", "script_generation", 2, account_level="pro"),
-        Deduct("last", "victim", "chat_refinement"),
-        OpenAccount("open", "bystander"),
-    ]
-    for command in history:
-        await transact(conn, [command])
-    return dsn
+def ledger(unguarded: str) -> Iterator[str]:
+    """That ledger, as it was at first."""
+    yield unguarded
+    _execute(unguarded, _RESTORE)
 
 
 async def test_an_untouched_ledger_is_clean(ledger: str) -> None:
@@ -93,40 +121,37 @@ async def test_an_untouched_ledger_is_clean(ledger: str) -> None:
 @pytest.mark.parametrize("revision", [OPENED, GRANTED, DEDUCTED, LEVEL_CHANGED, LAST])
 @pytest.mark.parametrize("column", OTHER_VALUES)
 async def test_a_changed_entry_is_named(ledger: str, column: str, revision: int) -> None:
-    _tamper(ledger, "entry", f"UPDATE entry SET {column} = {OTHER_VALUES[column]} WHERE {_entry(revision)}")
+    _change_one(ledger, f"UPDATE entry SET {column} = {OTHER_VALUES[column]} WHERE {_entry(revision)}")
+    report = await _verify(ledger)
     if column in ("account_id", "revision"):
-        _assert_missing(await _verify(ledger), revision)
+        _assert_missing(report, revision)
     else:
-        _assert_named(await _verify(ledger), revision)
+        _assert_named(report, revision)
 
 
 @pytest.mark.parametrize("column", MALFORMED)
 async def test_an_entry_that_cannot_even_be_read_is_named(ledger: str, column: str) -> None:
-    _tamper(ledger, "entry", f"UPDATE entry SET {column} = {MALFORMED[column]} WHERE {_entry(DEDUCTED)}")
+    _change_one(ledger, f"UPDATE entry SET {column} = {MALFORMED[column]} WHERE {_entry(DEDUCTED)}")
     _assert_named(await _verify(ledger), DEDUCTED)
 
 
 @pytest.mark.parametrize("revision", [OPENED, DEDUCTED, LAST])
 async def test_a_deleted_entry_is_missed(ledger: str, revision: int) -> None:
-    _tamper(ledger, "entry", f"DELETE FROM entry WHERE {_entry(revision)}")
+    _change_one(ledger, f"DELETE FROM entry WHERE {_entry(revision)}")
     _assert_missing(await _verify(ledger), revision)
 
 
 async def test_an_inserted_entry_is_named(ledger: str) -> None:
-    with psycopg.connect(ledger) as conn:
-        columns: LiteralString = (
-            "account_id, revision, kind, create_time, amount, cost, available, reserved, spent"
-        )
-        more: LiteralString = "forfeited, quantity, catalog_version, operation, hash"
-        conn.execute(
-            f"INSERT INTO entry ({columns}, {more}) SELECT account_id, 8, kind, create_time, amount, cost, available,"
-            f" reserved, spent, {more} FROM entry WHERE account_id = 'victim' AND revision = 7"
-        )
+    columns = (
+        "create_time, amount, cost, available, reserved, spent, forfeited, quantity, catalog_version, hash"
+    )
+    copy = f"SELECT account_id, 8, kind, {columns} FROM entry WHERE {_entry(LAST)}"
+    _change_one(ledger, f"INSERT INTO entry (account_id, revision, kind, {columns}) {copy}")
     _assert_named(await _verify(ledger), 8)
 
 
 async def test_entries_of_an_account_that_is_gone_are_counted(ledger: str) -> None:
-    _tamper(ledger, "account", "DELETE FROM account WHERE account_id = 'victim'")
+    _change_one(ledger, "DELETE FROM account WHERE account_id = 'victim'")
     report = await _verify(ledger)
     assert report.mismatches
 
@@ -134,14 +159,14 @@ async def test_entries_of_an_account_that_is_gone_are_counted(ledger: str) -> No
 @pytest.mark.parametrize("column", ACCOUNT_VALUES)
 async def test_a_changed_account_is_named(ledger: str, column: str) -> None:
     change = f"UPDATE account SET {column} = {ACCOUNT_VALUES[column]} WHERE account_id = 'victim'"
-    _tamper(ledger, "account", change)
+    _change_one(ledger, change)
     name = "renamed" if column == "account_id" else "victim"
     assert [text for text in (await _verify(ledger)).mismatches if text.startswith(f"{name} ")]
 
 
 async def test_a_balance_that_was_shifted_within_its_sum_is_named(ledger: str) -> None:
     change = "UPDATE account SET available = available + 1, spent = spent - 1 WHERE account_id = 'victim'"
-    _tamper(ledger, "account", change)
+    _change_one(ledger, change)
     _assert_named(await _verify(ledger), LAST)
 
 
@@ -162,20 +187,22 @@ def _assert_named(report: Report, revision: int) -> None:
 
 
 def _assert_missing(report: Report, revision: int) -> None:
-    """At the end of a history there is no entry to tell it, but the account row."""
-    named = [mismatch for mismatch in report.mismatches if mismatch.startswith("victim revision ")]
-    expected = "the account row does not match" if revision == LAST else f"revision {revision} is missing"
-    assert len(named) == 1 and expected in named[0]
+    """Where nothing follows, it is the account row that tells."""
+    [mismatch] = [text for text in report.mismatches if text.startswith("victim revision ")]
+    assert f"revision {revision} is missing" in mismatch or (
+        revision == LAST and f"revision {LAST - 1}: the account row does not match" in mismatch
+    )
 
 
 def _entry(revision: int) -> str:
     return f"account_id = 'victim' AND revision = {revision}"
 
 
-def _tamper(dsn: str, table: str, statement: str) -> None:
-    """Changes what triggers and constraints would not let anybody change."""
+def _change_one(dsn: str, statement: str) -> None:
     with psycopg.connect(dsn) as conn:
-        conn.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER".encode())
-        conn.execute("ALTER TABLE account DROP CONSTRAINT account_adds_up")
-        cursor = conn.execute(statement.encode())
-        assert cursor.rowcount == 1
+        assert conn.execute(statement.encode()).rowcount == 1
+
+
+def _execute(dsn: str, script: LiteralString) -> None:
+    with psycopg.connect(dsn) as conn:
+        conn.execute(script)

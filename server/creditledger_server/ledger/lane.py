@@ -7,15 +7,13 @@ a future; that they leave cancels the future, never the round.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from ..domain.refusal import Reason, Refused
-
-logger = logging.getLogger(__name__)
+from .incident import incident
 
 RequestT = TypeVar("RequestT")
 AnswerT = TypeVar("AnswerT")
@@ -117,11 +115,11 @@ class Lane(Generic[RequestT, AnswerT]):
     async def _serve_round(self, tickets: list[Ticket[RequestT, AnswerT]]) -> None:
         try:
             await self._serve(tickets)
-        except Exception:
-            logger.exception("a round failed")
+        except Exception as error:
+            refusal = incident("a round failed", error)
             for ticket in tickets:
                 if ticket.call.answers[ticket.place] is None:
-                    ticket.answer(Refused(Reason.INTERNAL, "internal error"))
+                    ticket.answer(refusal)
 
 
 class LaneGroup(Generic[RequestT, AnswerT]):

@@ -45,7 +45,7 @@ async def verify_ledger(dsn: str, progress: Callable[[int, int], None]) -> Repor
 
     Reads one snapshot of the database, so that it may run beside a busy server.
     """
-    database = Database(dsn, pool_size=1, lock_timeout=1_000, statement_timeout=600_000)
+    database = Database(dsn, pool_size=1, lock_timeout=1_000, statement_timeout=600_000, standby=True)
     conn = await database.connect()
     async with conn, consistent_reads(conn):
         return await _verify_all(conn, progress)

@@ -19,6 +19,7 @@ from ..storage.batch import Loaded, Wanted, lock_and_load, rollback, write_and_c
 from ..storage.connect import Connection
 from ..storage.errors import BatchRejected, Contended, OpenedElsewhere, StorageUnavailable
 from .catalogs import CurrentCatalog
+from .incident import incident
 from .lane import Ticket, deadline_passed
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class Writer:
         """Carries out and answers the requests of a round, in order."""
         try:
             outcomes = await self._transact_surely(tickets)
-        except (Contended, BatchRejected) as error:
+        except (Contended, OpenedElsewhere, BatchRejected) as error:
             await self._serve_apart(tickets, error)
             return
         except StorageUnavailable as error:
@@ -96,7 +97,6 @@ class Writer:
         try:
             outcomes = _decide_round(tickets, loaded, catalog)
         except Exception as error:  # a bug: what it has changed in memory must not be written
-            logger.exception("a request could not be decided")
             raise BatchRejected(repr(error)) from error
         changed = [account for account in loaded.accounts.values() if account.written]
         if not changed:
@@ -182,12 +182,9 @@ def _by_account(tickets: Sequence[Write]) -> list[list[Write]]:
 
 
 def _refusal_of(error: Exception) -> Refused:
-    if isinstance(error, Contended):
-        return Refused(
-            Reason.CONTENTION, "the account is locked by others; nothing was written", retry_after=0.2
-        )
-    logger.error("Postgres rejected a request: %s", error)
-    return Refused(Reason.INTERNAL, "internal error")
+    if isinstance(error, BatchRejected):
+        return incident("a request was rejected", error)
+    return Refused(Reason.CONTENTION, "the account is locked by others; nothing was written", retry_after=0.2)
 
 
 def _unavailable() -> Refused:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
@@ -13,6 +12,7 @@ from google.protobuf.message import DecodeError
 from grpc.aio import AbortError, ServerInterceptor, ServicerContext
 
 from ..domain.refusal import Reason, Refused
+from ..ledger.incident import incident
 from ..storage.errors import Contended, StorageUnavailable
 from .status import CODES, rich_status
 
@@ -133,9 +133,7 @@ def _refusal_of(error: Exception, method: str) -> Refused:
                 "this version of the server does not serve the method yet",
                 method=method,
             )
-    incident = secrets.token_hex(8)
-    logger.error("incident %s in %s", incident, method, exc_info=error)
-    return Refused(Reason.INTERNAL, f"internal error, incident {incident}", incidentId=incident)
+    return incident(method, error)
 
 
 async def _abort(context: Context, refusal: Refused) -> NoReturn:

@@ -21,7 +21,7 @@ from ..domain.refusal import Refused
 from ..ledger.ledger import Ledger
 from ..storage.catalogs import ensure_ledger
 from ..storage.connect import Database
-from ..storage.errors import StorageUnavailable
+from ..storage.errors import BatchRejected, Contended, StorageUnavailable
 from ..storage.schema import expected_version
 from ..watch.hub import Hub
 from ..watch.stream import Watcher
@@ -70,7 +70,7 @@ async def serve(
     try:
         await database.open()
         await _serve_on(database, settings, catalog, on_ready, stop)
-    except StorageUnavailable as error:
+    except (StorageUnavailable, Contended, BatchRejected) as error:
         raise StartupError(f"cannot use the database: {_one_line(error)}") from error
     except Refused as refusal:
         raise StartupError(refusal.message) from refusal

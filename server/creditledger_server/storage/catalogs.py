@@ -59,7 +59,7 @@ async def read_catalog_of_request(conn: Connection, request_id: str) -> CatalogR
 
 async def lock_catalogs(conn: Connection) -> None:
     """Within a transaction: nobody else adds a version until it ends."""
-    await conn.execute("LOCK TABLE catalog IN SHARE ROW EXCLUSIVE MODE")
+    await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('creditledger.catalog', 0))")
 
 
 async def insert_catalog(

@@ -38,12 +38,17 @@ SELECT (SELECT version_num FROM alembic_version), coalesce((SELECT max(version) 
 class Database:
     """Where the ledger's Postgres is: connections of their own for the lanes, a pool for everything else.
 
-    Timeouts are in milliseconds. All methods raise as ``translated``.
+    Timeouts are in milliseconds; ``standby`` allows one that can only be read. All methods raise as ``translated``.
     """
 
-    def __init__(self, dsn: str, *, pool_size: int, lock_timeout: int, statement_timeout: int) -> None:
+    def __init__(
+        self, dsn: str, *, pool_size: int, lock_timeout: int, statement_timeout: int, standby: bool = False
+    ) -> None:
         self._dsn = dsn
         self._parameters = _parameters(lock_timeout, statement_timeout)
+        if not standby:
+            # A standby may not have what was acknowledged.
+            self._parameters["target_session_attrs"] = "read-write"
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             dsn,
             kwargs=self._parameters,
@@ -105,8 +110,6 @@ def _parameters(lock_timeout: int, statement_timeout: int) -> dict[str, Any]:
     }
     return {
         "connect_timeout": 5,
-        # Never a standby: it may not have what was acknowledged.
-        "target_session_attrs": "read-write",
         "application_name": "creditledger",
         "autocommit": True,
         "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
