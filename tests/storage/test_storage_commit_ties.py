@@ -8,7 +8,7 @@ from typing import Any
 
 from creditledger_server.domain.entry import EntryKind
 from creditledger_server.storage.batch import Wanted, lock_and_load, write_and_commit
-from creditledger_server.storage.commits import read_committed
+from creditledger_server.storage.commits import Committed, read_committed
 from creditledger_server.storage.connect import Connection
 from ledger_harness import running_server
 from ledger_load import ClientProcess, WatchPlan, open_account
@@ -33,7 +33,9 @@ async def test_a_position_of_many_commits_is_read_whole(
     [(position, commits)] = await _fetch(conn, _POSITIONS)
     assert commits > TIES
 
-    _, committed = await read_committed(conn, position, 3)
+    committed: list[Committed] = []
+    while not committed:  # an ANALYZE of autovacuum may hold the horizon for a moment
+        _, committed = await read_committed(conn, position, 3)
 
     revisions = [(item.entry.account_id, item.entry.revision) for item in committed]
     hot = [(HOT, revision) for revision in range(3, TIES + 4)]
@@ -44,20 +46,20 @@ async def test_a_position_of_many_commits_is_read_whole(
 async def test_a_watcher_of_all_accounts_goes_on_behind_a_position_of_many_commits(
     dsn: str, connect: Callable[[], Awaitable[Connection]]
 ) -> None:
+    expected = {HOT: [*range(3, TIES + 4)], **{account_id: [3, 4] for account_id in OTHERS}}
+    until = {account_id: revisions[-1] for account_id, revisions in expected.items()}
     with running_server(dsn) as server:
         _open_accounts(server.target)
-        with ClientProcess(WatchPlan([server.target], [], until={"last": 2})) as watcher:
+        with ClientProcess(WatchPlan([server.target], [], until, patience=20)) as watcher:
             watcher.await_ready()
             await _make_ties(connect)
             conn = await connect()
             for account_id in OTHERS:
                 await _write(conn, [account_id])
             watcher.go()
-            open_account(server.target, "last", 1)
             watched = watcher.watched()
 
-    expected = {account_id: [3, 4] for account_id in OTHERS}
-    assert watched.revisions == {**expected, HOT: [*range(3, TIES + 4)], "last": [1, 2]}
+    assert watched.revisions == expected
 
 
 def _open_accounts(target: str) -> None:
@@ -66,7 +68,7 @@ def _open_accounts(target: str) -> None:
 
 
 async def _make_ties(connect: Callable[[], Awaitable[Connection]]) -> None:
-    """The first to get the hot account gets its xid then, and all others have theirs already, so they take its position."""
+    """The first to get the hot account gets its xid then; all others have theirs already, so they take its position."""
     holder, first, *others = [await connect() for _ in range(TIES + 2)]
     await holder.execute("BEGIN")
     await holder.execute("SELECT FROM account WHERE account_id = 'hot' FOR UPDATE")
@@ -87,7 +89,7 @@ async def _write(conn: Connection, account_ids: list[str]) -> None:
 
 
 async def _await_waiters(conn: Connection, count: int) -> None:
-    while len(await _fetch(conn, _LOCK_WAITS)) < count:
+    while len(await _fetch(conn, _LOCK_WAITS)) < count:  # noqa: ASYNC110 - Postgres tells no event
         await asyncio.sleep(0.01)
 
 

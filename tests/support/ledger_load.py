@@ -71,8 +71,8 @@ class Plan:
 class WatchPlan:
     """WatchUsage of ``account_ids`` (none: all) until the newest revision of each account in ``until`` was seen.
 
-    Before that the stream is broken off ``reconnects`` times, after up to ``most`` changes, and resumed on a target drawn
-    at random.
+    Before that the stream is broken off ``reconnects`` times, after up to ``most`` changes, and resumed on a target
+    drawn at random. After ``patience`` seconds it gives up, so that a test may tell what is missing.
     """
 
     targets: Sequence[str]
@@ -81,6 +81,7 @@ class WatchPlan:
     reconnects: int = 0
     most: int = 0
     seed: int = 0
+    patience: float = 120
 
 
 class Answer(NamedTuple):
@@ -340,10 +341,14 @@ class _Watcher:
 
     async def run(self) -> Watched:
         """Watches to the end."""
-        for _ in range(self._plan.reconnects):
-            await self._stream(most=self._random.randint(0, self._plan.most))
-        while not self._done():
-            await self._stream(most=sys.maxsize)
+        try:
+            async with asyncio.timeout(self._plan.patience):
+                for _ in range(self._plan.reconnects):
+                    await self._stream(most=self._random.randint(0, self._plan.most))
+                while not self._done():
+                    await self._stream(most=sys.maxsize)
+        except TimeoutError:
+            self.seen.errors.append("gave up")
         return self.seen
 
     async def _stream(self, most: int | None) -> None:

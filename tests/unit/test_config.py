@@ -16,7 +16,7 @@ def test_defaults_need_no_environment() -> None:
         Path(".data"),
     )
     assert (settings.lanes, settings.max_batch, settings.queue_limit, settings.pool_size) == (
-        4,
+        2,
         512,
         10_000,
         4,
@@ -87,7 +87,7 @@ def test_every_setting_is_described() -> None:
         f"CREDITLEDGER_{name.upper()}" for name in Settings.model_fields
     ]
     assert all(meaning for _, meaning in rows)
-    assert dict(rows)["CREDITLEDGER_LANES=4"].endswith("(1 to 64)")
+    assert dict(rows)["CREDITLEDGER_LANES=2"].endswith("(1 to 64)")
 
 
 def test_settings_do_not_change() -> None:

@@ -160,6 +160,27 @@ def test_what_does_not_follow_is_found_even_if_all_hashes_were_computed_anew(
     assert findings(entries, account) is not None
 
 
+@pytest.mark.parametrize(
+    ("changed", "row", "problem"),
+    [
+        ({"amount": -4, "available": 2}, {"available": 2}, "the amount is not the cost"),
+        (
+            {"draws": (Draw(2, 4),)},
+            {"lots": [Lot(1, 2, 2)]},
+            "the draws do not add up to the cost",
+        ),
+    ],
+)
+def test_a_false_last_entry_is_found_though_the_account_row_agrees_with_it(
+    changed: dict[str, object], row: dict[str, object], problem: str
+) -> None:
+    entries = forged(7, **changed)
+    account = deepcopy(ACCOUNT)
+    for name, value in {**row, "head_hash": entries[-1].hash}.items():
+        setattr(account, name, value)
+    assert findings(entries, account) == Finding(7, problem)
+
+
 def test_hashes_computed_anew_do_not_match_the_account_row() -> None:
     finding = findings(forged(5, usage="{}"))
     assert finding == Finding(7, "the account row does not match its entries in head_hash")

@@ -184,7 +184,6 @@ async def test_an_idle_lane_waits_and_does_not_spin() -> None:
         assert await group.submit([2], deadline()) == ["2!"]
 
 
-@pytest.mark.xfail(reason="a call without requests has no last answer that would wake it")
 async def test_a_call_without_requests_is_answered_at_once() -> None:
     async with running(open_server()) as group:
         async with asyncio.timeout(0.2):

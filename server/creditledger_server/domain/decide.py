@@ -236,7 +236,7 @@ def _limit_denial(state: LimitState, quantity: int, now: int) -> Refused:
     return Refused(
         Reason.LIMIT_EXCEEDED,
         f"{state.operation}: {state.used} of {state.limit} uses per {period} are used up",
-        retry_after=(state.reset_time - now) / 1e6 if state.reset_time is not None else None,
+        retry_after=state.reset_time - now if state.reset_time is not None else None,
         shortfall=state.used + quantity - state.limit,
         operation=state.operation, period=state.period.name, limit=state.limit, used=state.used,
         resetTime="" if state.reset_time is None else iso_time(state.reset_time),

@@ -36,7 +36,7 @@ class Refused(Exception):
     """A request that was not carried out and wrote nothing.
 
     ``metadata`` holds every changing value of ``message`` under lowerCamelCase keys. ``violations`` are (field path,
-    rule) pairs, set where ``reason`` is about fields. ``retry_after`` is in seconds, where waiting helps.
+    rule) pairs, set where ``reason`` is about fields. ``retry_after`` is in microseconds, where waiting helps.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Refused(Exception):
         message: str,
         *,
         violations: tuple[tuple[str, str], ...] = (),
-        retry_after: float | None = None,
+        retry_after: int | None = None,
         shortfall: int = 0,
         **metadata: object,
     ) -> None:

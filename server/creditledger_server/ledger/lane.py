@@ -131,9 +131,11 @@ class LaneGroup(Generic[RequestT, AnswerT]):
 
     async def submit(self, requests: Sequence[RequestT], deadline: float) -> list[AnswerT | Refused]:
         """Queues the requests and waits for all answers. Raises SERVER_OVERLOADED at once where a lane is full."""
+        if not requests:
+            return []
         lanes = [self._lanes[self._lane_of(request) % len(self._lanes)] for request in requests]
         if not all(lane.has_room(len(requests)) for lane in set(lanes)):
-            raise Refused(Reason.SERVER_OVERLOADED, "too many requests are waiting", retry_after=0.5)
+            raise Refused(Reason.SERVER_OVERLOADED, "too many requests are waiting", retry_after=500_000)
         call: Call[AnswerT] = Call(len(requests), deadline, asyncio.get_running_loop().create_future())
         for place, (lane, request) in enumerate(zip(lanes, requests, strict=True)):
             lane.put(Ticket(request, call, place))

@@ -59,7 +59,7 @@ class Reader:
             logger.warning("storage is unavailable: %s", error)
             for ticket in tickets:
                 ticket.answer(
-                    Refused(Reason.STORAGE_UNAVAILABLE, "Postgres does not answer", retry_after=1.0)
+                    Refused(Reason.STORAGE_UNAVAILABLE, "Postgres does not answer", retry_after=1_000_000)
                 )
             return
         for ticket in tickets:

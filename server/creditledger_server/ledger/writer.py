@@ -184,10 +184,14 @@ def _by_account(tickets: Sequence[Write]) -> list[list[Write]]:
 def _refusal_of(error: Exception) -> Refused:
     if isinstance(error, BatchRejected):
         return incident("a request was rejected", error)
-    return Refused(Reason.CONTENTION, "the account is locked by others; nothing was written", retry_after=0.2)
+    return Refused(
+        Reason.CONTENTION, "the account is locked by others; nothing was written", retry_after=200_000
+    )
 
 
 def _unavailable() -> Refused:
     return Refused(
-        Reason.STORAGE_UNAVAILABLE, "Postgres does not answer; send the same request again", retry_after=1.0
+        Reason.STORAGE_UNAVAILABLE,
+        "Postgres does not answer; send the same request again",
+        retry_after=1_000_000,
     )

@@ -123,10 +123,10 @@ def _refusal_of(error: Exception, method: str) -> Refused:
             return Refused(
                 Reason.STORAGE_UNAVAILABLE,
                 "Postgres does not answer; send the same request again",
-                retry_after=1.0,
+                retry_after=1_000_000,
             )
         case Contended():
-            return Refused(Reason.CONTENTION, "Postgres is busy with others; try again", retry_after=0.2)
+            return Refused(Reason.CONTENTION, "Postgres is busy with others; try again", retry_after=200_000)
         case NotImplementedError():
             return Refused(
                 Reason.NOT_IMPLEMENTED,
@@ -140,7 +140,7 @@ async def _abort(context: Context, refusal: Refused) -> NoReturn:
     status = rich_status(refusal)
     await context.abort(
         CODES[refusal.reason],
-        refusal.message,
+        status.message,
         trailing_metadata=(("grpc-status-details-bin", status.SerializeToString()),),
     )
     raise AssertionError("unreachable")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 
 from creditledger.v1 import credit_ledger_pb2 as pb
 from creditledger.v1 import resources_pb2
@@ -10,7 +10,7 @@ from creditledger.v1.credit_ledger_pb2_grpc import CreditLedgerServicer
 
 from ..domain.commands import Deduct
 from ..domain.decide import Accepted
-from ..domain.entry import Entry, EntryKind
+from ..domain.entry import Entry
 from ..domain.refusal import Reason, Refused
 from ..ledger.ledger import Ledger, Standing
 from ..ledger.reader import Check, Checked
@@ -113,7 +113,9 @@ class CreditLedgerService(CreditLedgerServicer):
         fields.check()
         if request.HasField("min_interval"):
             raise NotImplementedError
-        async for message in self._watcher.watch(request.account_ids, request.cursor, _kinds(request.kinds)):
+        async for message in self._watcher.watch(
+            request.account_ids, request.cursor, frozenset(map(int, request.kinds))
+        ):
             yield _watch_message(message)
 
 
@@ -199,15 +201,10 @@ def _entry_filter(fields: Fields, request: pb.ListEntriesRequest, after: int | N
         to_revision=last,
         start_time=fields.time("start_time", request.start_time) if request.HasField("start_time") else None,
         end_time=fields.time("end_time", request.end_time) if request.HasField("end_time") else None,
-        kinds=tuple(_kinds(request.kinds)),
+        kinds=tuple(map(int, request.kinds)),
         operation=fields.optional_name("operation", request.operation),
         newest_first=newest_first,
     )
-
-
-def _kinds(kinds: Iterable[int]) -> frozenset[EntryKind]:
-    """The kinds that this server writes; to ask for others too is no error, there just are none."""
-    return frozenset(EntryKind(kind) for kind in kinds if kind in set(EntryKind))
 
 
 def _watch_message(message: Message) -> pb.WatchUsageResponse:

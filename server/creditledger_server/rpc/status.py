@@ -20,6 +20,8 @@ from .convert import duration
 
 DOMAIN = "creditledger"
 
+# Clients drop an answer whose trailers exceed 8 KiB.
+MAX_MESSAGE = 500
 MAX_VIOLATIONS = 20
 MAX_PATH = 100
 MAX_RULE = 100
@@ -50,6 +52,11 @@ CODES: dict[Reason, StatusCode] = {
 }
 
 
+def plain(text: str) -> str:
+    """The text in ASCII: of a header every other byte takes three, of a path it may look like another one."""
+    return text.encode("ascii", "backslashreplace").decode()
+
+
 def reason_number(reason: Reason) -> ErrorReason.ValueType:
     """The public enum's value of a reason."""
     return ErrorReason.Value(f"ERROR_REASON_{reason.value}")
@@ -74,13 +81,17 @@ def rich_status(refusal: Refused) -> status_pb2.Status:
     if delay := _retry_delay(refusal):
         messages.append(details_pb2.RetryInfo(retry_delay=delay))
     return status_pb2.Status(
-        code=CODES[refusal.reason].value[0], message=refusal.message, details=[_packed(m) for m in messages]
+        code=CODES[refusal.reason].value[0],
+        message=plain(refusal.message)[:MAX_MESSAGE],
+        details=[_packed(m) for m in messages],
     )
 
 
 def _violations(refusal: Refused) -> Sequence[tuple[str, str]]:
-    """What is told of the violations: a trailer must stay below 8 KiB, or clients drop the whole answer."""
-    told = [(field[:MAX_PATH], rule[:MAX_RULE]) for field, rule in refusal.violations[:MAX_VIOLATIONS]]
+    told = [
+        (plain(field)[:MAX_PATH], plain(rule)[:MAX_RULE])
+        for field, rule in refusal.violations[:MAX_VIOLATIONS]
+    ]
     if more := len(refusal.violations) - len(told):
         told.append(("", f"and {more} more"))
     return told
@@ -91,7 +102,7 @@ def item_status(refusal: Refused) -> resources_pb2.ItemStatus:
     return resources_pb2.ItemStatus(
         code=CODES[refusal.reason].value[0],
         reason=reason_number(refusal.reason),
-        message=refusal.message,
+        message=plain(refusal.message)[:MAX_MESSAGE],
         metadata=metadata(refusal),
         field_violations=[
             resources_pb2.ItemStatus.FieldViolation(field=field, description=rule)
@@ -102,7 +113,7 @@ def item_status(refusal: Refused) -> resources_pb2.ItemStatus:
 
 
 def _retry_delay(refusal: Refused) -> Duration | None:
-    return None if refusal.retry_after is None else duration(int(refusal.retry_after * 1e6))
+    return None if refusal.retry_after is None else duration(refusal.retry_after)
 
 
 def _detail(refusal: Refused) -> Any:

@@ -93,8 +93,8 @@ class Fields:
         for key, value in labels.items():
             if not key:
                 self.wrong(field, "must have no empty key")
-            self.text(f"{field}[{key[:64]!r}]", key, 64)
-            self.text(f"{field}[{key[:64]!r}]", value, 256)
+            self.text(_entry_of(field, key), key, 64)
+            self.text(_entry_of(field, key), value, 256)
         return dict(labels)
 
     def metrics(self, field: str, metrics: Mapping[str, int]) -> dict[str, int]:
@@ -103,7 +103,7 @@ class Fields:
             self.wrong(field, f"must be at most {MAX_METRICS} metrics")
             return {}
         for name, value in metrics.items():
-            path = f"{field}[{name[:64]!r}]"
+            path = _entry_of(field, name)
             self.name(path, name)
             self.between(path, value, 0, MAX_AMOUNT)
         return dict(metrics)
@@ -169,6 +169,11 @@ class Fields:
         if size > MAX_METADATA:
             self.wrong("usage.metadata", f"must be at most {MAX_METADATA} bytes as JSON")
         return metadata
+
+
+def _entry_of(field: str, key: str) -> str:
+    """The path of one entry of a map."""
+    return f"{field}[{ascii(key[:64])}]"
 
 
 def _from_struct(struct: Struct, depth: int) -> dict[str, JSON]:

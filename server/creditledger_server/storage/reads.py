@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..domain.account import Account, Grant, Use
-from ..domain.entry import Entry, EntryKind
+from ..domain.entry import Entry
 from ..domain.periods import Period
 from ..domain.times import iso_time, to_micros
 from .arrays import int_array, text_array
@@ -39,7 +39,7 @@ class EntryFilter:
     to_revision: int | None = None
     start_time: int | None = None
     end_time: int | None = None
-    kinds: tuple[EntryKind, ...] = ()
+    kinds: tuple[int, ...] = ()
     operation: str | None = None
     newest_first: bool = True
 

@@ -51,7 +51,9 @@ class Subscription:
         except TimeoutError:
             return None
         if self._closed:
-            raise Refused(Reason.SHUTTING_DOWN, "the server is going away; resume elsewhere", retry_after=0.1)
+            raise Refused(
+                Reason.SHUTTING_DOWN, "the server is going away; resume elsewhere", retry_after=100_000
+            )
         self._wake.clear()
         changed, self._changed = self._changed, set()
         return changed

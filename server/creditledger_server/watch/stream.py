@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from enum import Enum
 from typing import NamedTuple
 
-from ..domain.entry import Entry, EntryKind
+from ..domain.entry import Entry
 from ..domain.refusal import Reason, Refused
 from ..ledger.ledger import Ledger, Standing
 from ..storage.commits import read_after, read_committed, read_positions, read_revisions
@@ -53,16 +53,14 @@ class Watcher:
         self._cursors = Cursors(ledger.identity.cursor_key)
         self._heartbeat_seconds = heartbeat_seconds
 
-    def watch(
-        self, account_ids: Sequence[str], cursor: str, kinds: frozenset[EntryKind]
-    ) -> AsyncIterator[Message]:
+    def watch(self, account_ids: Sequence[str], cursor: str, kinds: frozenset[int]) -> AsyncIterator[Message]:
         """The messages that contract §6 promises; ``account_ids`` empty: all accounts, ``kinds`` empty: all kinds."""
         if account_ids:
             return self._watch_accounts(sorted(set(account_ids)), cursor, kinds)
         return self._watch_all(cursor, kinds)
 
     async def _watch_accounts(
-        self, account_ids: list[str], cursor: str, kinds: frozenset[EntryKind]
+        self, account_ids: list[str], cursor: str, kinds: frozenset[int]
     ) -> AsyncIterator[Message]:
         with self._hub.subscribe(account_ids) as subscription:
             seen = dict.fromkeys(account_ids, SNAPSHOT_OWED)
@@ -83,7 +81,7 @@ class Watcher:
                 async for message in self._news(seen, changed, kinds):
                     yield message
 
-    async def _watch_all(self, cursor: str, kinds: frozenset[EntryKind]) -> AsyncIterator[Message]:
+    async def _watch_all(self, cursor: str, kinds: frozenset[int]) -> AsyncIterator[Message]:
         with self._hub.subscribe(None) as subscription:
             async with self._connect() as conn:
                 positions = await read_positions(conn)
@@ -121,7 +119,7 @@ class Watcher:
             yield Message(self._cursors.of_accounts(seen), standing)
 
     async def _news(
-        self, seen: dict[str, int], changed: set[str], kinds: frozenset[EntryKind]
+        self, seen: dict[str, int], changed: set[str], kinds: frozenset[int]
     ) -> AsyncIterator[Message]:
         """What the tables hold beyond ``seen``, which moves along. No connection is held while a message is sent."""
         for account_id in sorted(changed):
