@@ -149,11 +149,11 @@ async def listed(*kinds: int) -> EntryFilter:
     return which
 
 
-async def watched(*kinds: int) -> frozenset[EntryKind]:
+async def watched(*kinds: int) -> frozenset[int]:
     notes = Notes()
     async for _ in service(notes).WatchUsage(pb.WatchUsageRequest(kinds=kinds), CALL):  # type: ignore[arg-type]
         pass
-    asked: frozenset[EntryKind] = notes.asked[0]
+    asked: frozenset[int] = notes.asked[0]
     return asked
 
 

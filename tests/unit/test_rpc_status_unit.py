@@ -54,7 +54,7 @@ def details(status: status_pb2.Status) -> dict[str, Message]:
 def size_of_trailers(refused: Refused) -> int:
     """What the trailers of a refusal take: base64 of the details, and the message percent-encoded."""
     details = len(rich_status(refused).SerializeToString())
-    message = refused.message.encode()
+    message = rich_status(refused).message.encode()
     return ceil(details / 3) * 4 + sum(1 if 0x20 <= byte <= 0x7E and byte != 0x25 else 3 for byte in message)
 
 

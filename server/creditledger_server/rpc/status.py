@@ -21,7 +21,7 @@ from .convert import duration
 DOMAIN = "creditledger"
 
 # Clients drop an answer whose trailers exceed 8 KiB.
-MAX_MESSAGE = 500
+MAX_MESSAGE = 300
 MAX_VIOLATIONS = 20
 MAX_PATH = 100
 MAX_RULE = 100
