@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.rpc.error_details_pb2 import ErrorInfo
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from ledger_calls import SERVICES, TIMEOUT, Ledger, failure_of
 from ledger_harness import ROOT
@@ -125,10 +127,9 @@ def test_a_refusal_reaches_another_makers_client_whole(ledger: Ledger) -> None:
     assert done.returncode != 0
     told = json.loads(done.stderr)
     assert told["code"] == "failed_precondition"
-    [info] = [item["debug"] for item in told["details"] if item["type"] == "google.rpc.ErrorInfo"]
-    assert (info["reason"], info["domain"], info["metadata"]["shortfall"]) == (
-        "INSUFFICIENT_CREDITS", "creditledger", "2",
-    )  # fmt: skip
+    [value] = [item["value"] for item in told["details"] if item["type"] == "google.rpc.ErrorInfo"]
+    info = ErrorInfo.FromString(base64.b64decode(value + "=="))
+    assert (info.reason, info.domain, info.metadata["shortfall"]) == ("INSUFFICIENT_CREDITS", "creditledger", "2")
 
 
 def assert_deducted(ledger: Ledger, account: str, answer: dict[str, Any]) -> None:
@@ -136,5 +137,6 @@ def assert_deducted(ledger: Ledger, account: str, answer: dict[str, Any]) -> Non
     assert (answer["cost"], answer["balance"]["available"]) == ("10", "90")
     assert answer["entry"]["kind"] == "ENTRY_KIND_DEDUCTED"
     [_, _, entry] = ledger.entries(account)
-    assert entry.request_id == answer["entry"]["requestId"]
+    # Either spelling is proper JSON of a proto.
+    assert entry.request_id == answer["entry"].get("requestId", answer["entry"].get("request_id"))
     assert entry.quantity == 2

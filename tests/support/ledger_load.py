@@ -48,7 +48,8 @@ class Plan:
 
     ``connections`` are spread over ``targets``. Each call is sent ``copies`` times at once, over different connections;
     with ``batch``, that many calls are one BatchDeduct. ``timeout`` and ``cancel_after`` are ranges of milliseconds to
-    draw from, ``cancelled`` is the share of calls to cancel. With ``insist``, calls of unknown outcome are sent again.
+    draw from, ``cancelled`` is the share of calls to cancel. With ``insist``, calls of unknown outcome are sent again,
+    for ``patience`` seconds in all.
     """
 
     targets: Sequence[str]
@@ -64,6 +65,7 @@ class Plan:
     cancelled: float = 0
     cancel_after: tuple[float, float] = (1, 50)
     insist: bool = False
+    patience: float = 120
     seed: int = 0
 
 
@@ -254,6 +256,7 @@ class _Caller:
         self._stubs = [CreditLedgerStub(channel) for channel in channels]
         self._random = random.Random(plan.seed)
         self._answers: list[Answer] = []
+        self._give_up = time.monotonic() + plan.patience
         self._pending = iter(plan.calls) if not plan.batch else iter(())
         self._batches = _parts(plan.calls, plan.batch) if plan.batch else iter(())
 
@@ -315,7 +318,7 @@ class _Caller:
             return None
 
     def _again(self, answer: Answer) -> bool:
-        return self._plan.insist and answer.outcome in UNKNOWN
+        return self._plan.insist and answer.outcome in UNKNOWN and time.monotonic() < self._give_up
 
     def _request(self, request_id: str, account_id: str) -> pb.DeductRequest:
         usage = resources_pb2.Usage(outcome=resources_pb2.Usage.OUTCOME_FAILED) if self._plan.failed else None

@@ -208,6 +208,28 @@ def test_an_account_row_that_its_entries_do_not_say_is_found(name: str, value: o
     assert findings(ENTRIES, account) == Finding(7, f"the account row does not match its entries in {name}")
 
 
+@pytest.mark.parametrize(("name", "value"), [("labels", '{"plan":"a"}'), ("create_time", 999)])
+def test_what_the_account_row_keeps_of_its_opening_is_compared_too(name: str, value: object) -> None:
+    account = deepcopy(ACCOUNT)
+    setattr(account, name, value)
+    assert findings(ENTRIES, account) is not None
+
+
+@pytest.mark.parametrize("revision", [1, 6])
+def test_credits_out_of_nowhere_are_found_even_if_all_else_was_computed_anew(revision: int) -> None:
+    entries = list(ENTRIES)
+    for place, entry in enumerate(entries[revision - 1 :], revision - 1):
+        entries[place] = entry._replace(available=entry.available + 100)
+    entries[revision - 1] = entries[revision - 1]._replace(amount=100)
+    previous = GENESIS
+    for place, entry in enumerate(entries):
+        previous = chain_hash(previous, entry)
+        entries[place] = entry._replace(hash=previous)
+    account = deepcopy(ACCOUNT)
+    account.available, account.head_hash = account.available + 100, previous
+    assert findings(entries, account) is not None
+
+
 def test_the_order_of_lots_in_the_account_row_matters() -> None:
     account = Account("ann")
     for command in HISTORY[:3]:

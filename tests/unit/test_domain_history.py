@@ -221,7 +221,7 @@ def expect_deduct(model: dict[str, Any], content: dict[str, Any]) -> list[dict[s
     if operation not in FLAT and operation != "summary":
         raise No("OPERATION_UNKNOWN", operation=operation)
     cost = cost_of(content)
-    if cost > 10**15:
+    if not content["failed"] and cost > 10**15:
         raise No("FIELD_INVALID")
     if model["state"] != "ACTIVE":
         raise No(f"ACCOUNT_{model['state']}")
@@ -434,7 +434,7 @@ def check_audit(account: Account) -> None:
     assert audit.compare(account) is None
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(st.sampled_from([0, 9, 60]), histories)
 def test_a_random_history_is_what_the_contract_says_and_every_forged_field_of_it_is_found(
     granted_first: int, history: list[Step]

@@ -238,6 +238,11 @@ async def test_a_call_that_one_of_its_lanes_refuses_is_queued_in_none() -> None:
         full.gate.set()
 
 
+async def test_a_call_needs_room_in_each_lane_only_for_its_requests_there() -> None:
+    async with running(open_server(), open_server(), queue_limit=2) as group:
+        assert await group.submit([0, 1, 2, 3], deadline()) == ["0!", "1!", "2!", "3!"]
+
+
 # ── Callers that leave ────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -380,6 +385,21 @@ async def test_a_failing_round_concerns_its_own_requests_only() -> None:
     async with running(moody(), round_limit=2) as group:
         answers = await group.submit([1, 7, 2, 4], deadline())
     assert reasons(answers) == ["1!", "INTERNAL", "2!", "4!"]
+
+
+async def test_a_serve_in_which_something_was_cancelled_answers_internal_and_the_lane_goes_on() -> None:
+    class Cancelled(Server):
+        async def __call__(self, tickets: Sequence[Ticket[int, str]]) -> None:
+            if self.rounds:
+                return await super().__call__(tickets)
+            self.rounds.append([])
+            raise asyncio.CancelledError  # as where a driver awaits a future that it has cancelled itself
+
+    server = Cancelled(asyncio.Event())
+    server.gate.set()
+    async with asyncio.timeout(0.3), running(server, open_server()) as group:
+        assert reasons(await group.submit([0], deadline())) == ["INTERNAL"]
+        assert await group.submit([2], deadline()) == ["2!"]
 
 
 async def test_a_lane_ends_when_it_is_cancelled_idle_or_busy() -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from .account import Account, Lot
 from .entry import GENESIS, Entry, EntryKind, chain_hash
+from .usage import canonical_json
 
 
 class Finding(NamedTuple):
@@ -28,6 +29,8 @@ class Audit:
     spent: int = 0
     forfeited: int = 0
     level: str = ""
+    labels: str = "{}"
+    create_time: int = 0
     last_time: int = 0
     head_hash: bytes = GENESIS
     lots: dict[int, Lot] = field(default_factory=dict)
@@ -39,29 +42,25 @@ class Audit:
 
     def compare(self, account: Account) -> Finding | None:
         """Holds the account row against what its entries say."""
-        stored = (
-            account.revision, account.available, account.reserved, account.spent, account.forfeited,
-            account.level, account.last_time, account.head_hash, account.lots,
-        )  # fmt: skip
-        computed = (
-            self.revision, self.available, self.reserved, self.spent, self.forfeited,
-            self.level, self.last_time, self.head_hash, sorted(self.lots.values()),
-        )  # fmt: skip
-        names = [
-            "revision",
-            "available",
-            "reserved",
-            "spent",
-            "forfeited",
-            "level",
-            "last_time",
-            "head_hash",
-            "lots",
-        ]
-        wrong = [name for name, a, b in zip(names, stored, computed, strict=True) if a != b]
-        if not wrong:
-            return None
-        return Finding(self.revision, f"the account row does not match its entries in {', '.join(wrong)}")
+        computed = {
+            "revision": self.revision,
+            "available": self.available,
+            "reserved": self.reserved,
+            "spent": self.spent,
+            "forfeited": self.forfeited,
+            "level": self.level,
+            "labels": self.labels,
+            "create_time": self.create_time,
+            "last_time": self.last_time,
+            "head_hash": self.head_hash,
+            "lots": sorted(self.lots.values()),
+        }
+        wrong = [name for name, value in computed.items() if getattr(account, name) != value]
+        if wrong:
+            return Finding(self.revision, f"the account row does not match its entries in {', '.join(wrong)}")
+        if sum(lot.remaining for lot in self.lots.values()) != self.available:
+            return Finding(self.revision, "what is left of the grants is not what is available")
+        return None
 
     def _problem_of(self, entry: Entry) -> str | None:
         if entry.revision != self.revision + 1:
@@ -74,6 +73,9 @@ class Audit:
         self.revision, self.head_hash, self.last_time = entry.revision, entry.hash, entry.create_time
         if entry.kind in (EntryKind.OPENED, EntryKind.LEVEL_CHANGED):
             self.level = entry.detail("level")
+        if entry.kind is EntryKind.OPENED:
+            self.create_time = entry.create_time
+            self.labels = canonical_json(json.loads(entry.details or "{}").get("labels", {}))
         return problem
 
     def _move_balance(self, entry: Entry) -> str | None:

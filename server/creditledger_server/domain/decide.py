@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from .account import Account, AccountState, Grant, Lot
-from .catalog import Catalog
+from .catalog import Catalog, Operation
 from .commands import Command, Deduct, GrantCredits, OpenAccount
 from .entry import Entry, EntryKind, LimitState
 from .names import MAX_AMOUNT, MAX_BALANCE
@@ -99,15 +99,18 @@ def _deduct(command: Deduct, account: Account, catalog: Catalog, version: int, n
     check_level(catalog, level)
     usage = command.usage
     metrics = usage.metrics if usage else {}
-    cost, limits, denials = evaluate(
-        account, level, catalog, command.operation, command.quantity, metrics, now
-    )
     failed = usage is not None and usage.failed
     if failed:
+        _operation(catalog, command.operation)
+        limits = limit_states(account, level, catalog, command.operation, now)
         cost, denials = 0, tuple(_state_denials(account))
+    else:
+        cost, limits, denials = evaluate(
+            account, level, catalog, command.operation, command.quantity, metrics, now
+        )
     if denials:
         raise denials[0]
-    _apply_level(account, level, now)
+    _apply_level(account, level, version, now)
     if not failed:
         limits = _count(account, catalog, command, limits, now)
     return account.post(
@@ -180,14 +183,16 @@ def _replay(command: Command, earlier: Entry) -> Accepted:
     return Accepted(earlier, replayed=True)
 
 
-def _apply_level(account: Account, level: str, now: int) -> None:
+def _apply_level(account: Account, level: str, version: int, now: int) -> None:
     """Opens the account at ``level``, or moves it there, with an entry of its own."""
     if account.revision == 0:
         account.level = level
-        account.post(EntryKind.OPENED, now, details=canonical_json({"level": level, "labels": {}}))
+        details = canonical_json({"level": level, "labels": {}})
+        account.post(EntryKind.OPENED, now, catalog_version=version, details=details)
     elif account.level != level:
         account.level = level
-        account.post(EntryKind.LEVEL_CHANGED, now, details=canonical_json({"level": level}))
+        details = canonical_json({"level": level})
+        account.post(EntryKind.LEVEL_CHANGED, now, catalog_version=version, details=details)
 
 
 def _count(
@@ -199,14 +204,18 @@ def _count(
     return tuple(state._replace(used=state.used + command.quantity) for state in limits)
 
 
-def _price(catalog: Catalog, operation: str, quantity: int, metrics: Mapping[str, int]) -> int:
+def _operation(catalog: Catalog, operation: str) -> Operation:
     definition = catalog.operations.get(operation)
     if definition is None:
         raise Refused(
             Reason.OPERATION_UNKNOWN, f"the catalog has no operation {operation!r}",
             violations=(("operation", "not an operation of the catalog"),), operation=operation,
         )  # fmt: skip
-    cost = cost_of(definition.price, quantity, metrics)
+    return definition
+
+
+def _price(catalog: Catalog, operation: str, quantity: int, metrics: Mapping[str, int]) -> int:
+    cost = cost_of(_operation(catalog, operation).price, quantity, metrics)
     if cost > MAX_AMOUNT:
         rule = f"makes the cost exceed {MAX_AMOUNT}"
         raise Refused(Reason.FIELD_INVALID, f"quantity {rule}", violations=(("quantity", rule),))

@@ -7,7 +7,7 @@ a future; that they leave cancels the future, never the round.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -115,7 +115,10 @@ class Lane(Generic[RequestT, AnswerT]):
     async def _serve_round(self, tickets: list[Ticket[RequestT, AnswerT]]) -> None:
         try:
             await self._serve(tickets)
-        except Exception as error:
+        except BaseException as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise  # the lane itself is to end
             refusal = incident("a round failed", error)
             for ticket in tickets:
                 if ticket.call.answers[ticket.place] is None:
@@ -134,7 +137,7 @@ class LaneGroup(Generic[RequestT, AnswerT]):
         if not requests:
             return []
         lanes = [self._lanes[self._lane_of(request) % len(self._lanes)] for request in requests]
-        if not all(lane.has_room(len(requests)) for lane in set(lanes)):
+        if not all(lane.has_room(size) for lane, size in Counter(lanes).items()):
             raise Refused(Reason.SERVER_OVERLOADED, "too many requests are waiting", retry_after=500_000)
         call: Call[AnswerT] = Call(len(requests), deadline, asyncio.get_running_loop().create_future())
         for place, (lane, request) in enumerate(zip(lanes, requests, strict=True)):

@@ -154,9 +154,17 @@ def _wanted(commands: Sequence[Command], catalog: Catalog | None) -> Wanted:
 def _decide_round(tickets: Sequence[Write], loaded: Loaded, catalog: Catalog | None) -> list[Outcome]:
     clock = asyncio.get_running_loop().time()
     return [
-        deadline_passed() if ticket.call.abandoned(clock) else _decide_one(ticket.request, loaded, catalog)
+        deadline_passed()
+        if ticket.call.abandoned(clock) and not _was_accepted(ticket.request, loaded)
+        else _decide_one(ticket.request, loaded, catalog)
         for ticket in tickets
     ]
+
+
+def _was_accepted(command: Command, loaded: Loaded) -> bool:
+    """Whether it was carried out before, perhaps by this very round, whose COMMIT was lost."""
+    account = loaded.accounts.get(command.account_id)
+    return account is not None and command.request_id in account.remembered
 
 
 def _decide_one(command: Command, loaded: Loaded, catalog: Catalog | None) -> Outcome:

@@ -173,16 +173,15 @@ class Fields:
 
 def _entry_of(field: str, key: str) -> str:
     """The path of one entry of a map."""
-    return f"{field}[{ascii(key[:64])}]"
+    return f"{field}[{key[:64]!a}]"
 
 
 def _from_struct(struct: Struct, depth: int) -> dict[str, JSON]:
+    _check_depth(depth)
     return {_clean(key): _from_value(value, depth - 1) for key, value in struct.fields.items()}
 
 
 def _from_value(value: Value, depth: int) -> JSON:
-    if depth <= 0:
-        raise ValueError(f"must be nested at most {MAX_METADATA_DEPTH} deep")
     kind = value.WhichOneof("kind")
     if kind == "struct_value":
         return _from_struct(value.struct_value, depth)
@@ -196,7 +195,13 @@ def _from_value(value: Value, depth: int) -> JSON:
 
 
 def _from_list(values: ListValue, depth: int) -> list[JSON]:
+    _check_depth(depth)
     return [_from_value(item, depth - 1) for item in values.values]
+
+
+def _check_depth(depth: int) -> None:
+    if depth <= 0:
+        raise ValueError(f"must be nested at most {MAX_METADATA_DEPTH} deep")
 
 
 def _clean(text: str) -> str:
