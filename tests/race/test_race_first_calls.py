@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import LiteralString
 
 import pytest
 from ledger_harness import ServerProcess
@@ -29,6 +30,21 @@ limits = [{ operation = "trial", period = "lifetime", limit = 30 }]
 
 _KINDS = """
 SELECT account_id, count(*) FILTER (WHERE kind = 1), count(*) FILTER (WHERE kind = 4) FROM entry GROUP BY account_id
+"""
+
+
+# Stands for other servers that are always a moment faster: so many inserts find the account opened.
+_LOSING: LiteralString = """
+CREATE SEQUENCE tries;
+CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF nextval('tries') <= LOSSES THEN
+        RAISE unique_violation USING CONSTRAINT = 'account_pkey';
+    END IF;
+    RETURN new;
+END
+$$;
+CREATE TRIGGER lose BEFORE INSERT ON account FOR EACH ROW EXECUTE FUNCTION lose();
 """
 
 
@@ -83,6 +99,36 @@ def test_batches_that_open_the_same_accounts_in_different_orders_open_each_once(
     assert Counter(answer.outcome for answer in answers) == {"OK": 4_000}
     assert sorted(rows(dsn, _KINDS)) == sorted((account_id, 1, 4) for account_id in accounts)
     assert verified(dsn) == "accounts=1000 entries=5000 mismatches=0"
+
+
+def test_who_loses_the_race_to_open_an_account_again_and_again_is_served_in_the_end(
+    dsn: str, free_targets: list[str]
+) -> None:
+    rows(dsn, _LOSING.replace("LOSSES", "7"))
+    calls = [("id", f"new-{number}") for number in range(3)]
+
+    answers = run_together([Plan(free_targets[:1], calls, batch=3, operation="ping", account_level="free")])
+
+    assert {answer.outcome for answer in answers} <= {"OK", "CONTENTION"}
+    again = run_together(
+        [Plan(free_targets[:1], calls, batch=3, operation="ping", account_level="free", insist=True)]
+    )
+    assert Counter(answer.outcome for answer in again) == {"OK": 3}
+    assert sorted(rows(dsn, _KINDS)) == [(f"new-{number}", 1, 1) for number in range(3)]
+
+
+def test_who_cannot_open_an_account_is_contention_and_disturbs_nobody_else(
+    dsn: str, free_targets: list[str]
+) -> None:
+    known = Plan(free_targets, [("first", "known")], operation="ping", account_level="free")
+    assert [answer.outcome for answer in run_together([known])] == ["OK"]
+    rows(dsn, _LOSING.replace("LOSSES", "1000000"))
+    calls = [("id", "new"), ("id", "known"), ("id", "newer")]
+
+    answers = run_together([Plan(free_targets[:1], calls, batch=3, operation="ping", account_level="free")])
+
+    assert [answer.outcome for answer in answers] == ["CONTENTION", "OK", "CONTENTION"]
+    assert rows(dsn, "SELECT account_id FROM account") == [("known",)]
 
 
 def _shuffled_calls(accounts: list[str], seed: int) -> list[tuple[str, str]]:

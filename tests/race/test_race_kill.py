@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from ledger_harness import ServerProcess
 from ledger_load import (
+    UNKNOWN,
     Answer,
     ClientProcess,
     Plan,
@@ -56,5 +57,5 @@ def _load_until_killed(dsn: str, server: ServerProcess, seed: int) -> list[Answe
         await_true(lambda: effects(dsn) >= enough)
         server.kill()
         answers = client.answers()
-    assert {"OK", "UNAVAILABLE"} == {answer.outcome for answer in answers}
+    assert {"OK", "UNAVAILABLE"} <= {answer.outcome for answer in answers} <= UNKNOWN | {"OK"}
     return answers

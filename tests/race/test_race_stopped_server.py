@@ -39,7 +39,7 @@ def test_others_serve_the_accounts_of_a_stopped_server_and_it_comes_back_without
         client.await_ready()
         client.go()
         _stop_within_a_transaction(dsn, stopped)
-        meanwhile = run_together([Plan([other.target], CALLS[::-1], insist=True, patience=40)])
+        meanwhile = run_together([Plan([other.target], CALLS[::-1], insist=True, patience=30)])
         stopped.process.send_signal(signal.SIGCONT)
         answers = client.answers()
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import cast
 
+import grpc
 import pytest
 from creditledger.v1 import credit_ledger_pb2 as pb
 from creditledger.v1.error_reason_pb2 import ErrorReason
-from ledger_calls import FAILED, Failure, Ledger, deduction, unique, without_replayed
+from ledger_calls import FAILED, Failure, Ledger, code_of, deduction, large_usage, unique, without_replayed
 
 
 def batch(ledger: Ledger, *requests: pb.DeductRequest) -> list[pb.BatchDeductResult]:
@@ -36,6 +37,8 @@ def assert_same(result: pb.BatchDeductResult, single: Failure) -> None:
     assert told.pop("decideTime", "") <= expected.pop("decideTime", "")
     assert told == expected
     assert {item.field: item.description for item in status.field_violations} == single.fields
+    retry = single.detail("RetryInfo")
+    assert status.HasField("retry_delay") is (retry is not None)
 
 
 def test_an_item_is_answered_as_the_single_call_would_be(ledger: Ledger, account: str) -> None:
@@ -56,7 +59,11 @@ def test_an_item_is_answered_as_the_single_call_would_be(ledger: Ledger, account
 def test_bad_refused_unknown_replayed_and_good_items_do_not_touch_each_other(
     ledger: Ledger, nobody: str
 ) -> None:
-    rich, poor, free = ledger.open(credits_=100), ledger.open(credits_=1), ledger.open(level="free", credits_=9)
+    rich, poor, free = (
+        ledger.open(credits_=100),
+        ledger.open(credits_=1),
+        ledger.open(level="free", credits_=9),
+    )
     earlier = deduction(rich, "video_processing")
     ledger.call(earlier)
 
@@ -169,7 +176,9 @@ def test_the_second_of_two_equal_items_is_a_replay(ledger: Ledger, account: str)
 def test_of_two_contents_under_one_request_id_the_first_is_carried_out(ledger: Ledger, account: str) -> None:
     request = deduction(account, "voice_creation")
 
-    results = batch(ledger, request, deduction(account, "voice_creation", quantity=2, request_id=request.request_id))
+    results = batch(
+        ledger, request, deduction(account, "voice_creation", quantity=2, request_id=request.request_id)
+    )
 
     assert outcomes(results) == ["OK", "REQUEST_ID_REUSED"]
     assert ledger.available(account) == 95
@@ -242,3 +251,13 @@ def test_a_batch_is_of_1_to_1000_items(ledger: Ledger, account: str, size: int) 
     assert refusal.word == "INVALID_ARGUMENT / FIELD_INVALID"
     assert list(refusal.fields) == ["requests"]
     assert ledger.revision(account) == 2
+
+
+def test_a_batch_whose_answer_would_be_too_large_to_arrive_charges_nothing(ledger: Ledger) -> None:
+    account = ledger.open(credits_=2_000)
+    request = pb.BatchDeductRequest(requests=[deduction(account, usage=large_usage()) for _ in range(990)])
+
+    code = code_of(lambda: ledger.call(request))
+
+    assert code in {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVALID_ARGUMENT}
+    assert ledger.available(account) == (1_010 if code is grpc.StatusCode.OK else 2_000)

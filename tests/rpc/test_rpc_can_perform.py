@@ -10,7 +10,7 @@ from creditledger.v1 import credit_ledger_pb2 as pb
 from creditledger.v1 import ledger_admin_pb2 as admin_pb
 from creditledger.v1 import resources_pb2
 from creditledger.v1.error_reason_pb2 import ErrorReason
-from ledger_calls import FAILED, Ledger, deduction, example_catalog, failure_of, serving, unique
+from ledger_calls import FAILED, Ledger, example_catalog, failure_of, serving, unique
 from ledger_load import rows
 
 OPERATIONS = ("script_generation", "voice_creation", "video_processing", "chat_refinement")
@@ -188,14 +188,14 @@ def test_it_answers_for_frozen_accounts_and_deduct_agrees(ledger: Ledger, shared
 
 
 def test_what_is_not_in_the_catalog_is_an_error_and_no_denial(ledger: Ledger, account: str) -> None:
-    for fields, reason in (
-        ({"operation": "no_such"}, "OPERATION_UNKNOWN"),
-        ({"account_level": "no_such"}, "LEVEL_UNKNOWN"),
-    ):
-        request = pb.CanPerformRequest(account_id=account, operation="chat_refinement")
-        request.MergeFrom(pb.CanPerformRequest(**fields))
-        assert ledger.refusal(request).word == f"INVALID_ARGUMENT / {reason}"
-        assert ledger.refusal(deduction(account, **{"operation": "chat_refinement", **fields})).reason == reason
+    for field, reason in (("operation", "OPERATION_UNKNOWN"), ("account_level", "LEVEL_UNKNOWN")):
+        for kind in (pb.CanPerformRequest, pb.DeductRequest):
+            request = kind(account_id=account, operation="chat_refinement")
+            setattr(request, field, "no_such")
+            if isinstance(request, pb.DeductRequest):
+                request.request_id = unique()
+
+            assert ledger.refusal(request).word == f"INVALID_ARGUMENT / {reason}"
 
 
 def test_an_unknown_account_without_a_level_is_not_found(ledger: Ledger) -> None:

@@ -73,7 +73,7 @@ class AsyncDriver:
 DRIVERS: dict[str, Callable[[str], Any]] = {"sync": SyncDriver, "async": AsyncDriver}
 
 
-@pytest.fixture(params=DRIVERS.values(), ids=DRIVERS.keys())
+@pytest.fixture(params=list(DRIVERS.values()), ids=list(DRIVERS))
 def client(request: pytest.FixtureRequest, shared_server: ServerProcess) -> Iterator[Any]:
     """Both clients, one after the other."""
     driver = request.param(shared_server.target)
@@ -158,7 +158,8 @@ def test_refusals_are_raised_by_their_reason(client: Any, user: str) -> None:
 
 def test_a_batch_tells_each_item_apart(client: Any, user: str) -> None:
     requests = [
-        DeductRequest(account_id=user, operation="chat_refinement", quantity=quantity) for quantity in (4, 0, 40, 6)
+        DeductRequest(account_id=user, operation="chat_refinement", quantity=quantity)
+        for quantity in (4, 0, 40, 6)
     ]
 
     first, bad, refused, last = client.batch_deduct(requests).results

@@ -18,7 +18,9 @@ LIMITS = {
     "free": {"script_generation": 3, "voice_creation": 1, "video_processing": 2},
     "pro": {"script_generation": 100, "voice_creation": 20, "video_processing": 50},
 }
-LIMITED = [(level, operation, limit) for level, limits in LIMITS.items() for operation, limit in limits.items()]
+LIMITED = [
+    (level, operation, limit) for level, limits in LIMITS.items() for operation, limit in limits.items()
+]
 
 
 def usage(**fields: Any) -> resources_pb2.Usage:
@@ -376,9 +378,7 @@ def test_every_entry_adds_up_and_continues_the_one_before(ledger: Ledger) -> Non
         balance = entry.balance
         assert entry.revision == revision
         assert balance.available == available + entry.amount
-        assert balance.granted == sum(
-            (balance.available, balance.reserved, balance.spent, balance.forfeited)
-        )
+        assert balance.granted == sum((balance.available, balance.reserved, balance.spent, balance.forfeited))
         assert sum(draw.amount for draw in entry.draws) == entry.cost
         available = balance.available
     times = [entry.create_time.ToNanoseconds() for entry in entries]

@@ -22,6 +22,7 @@ from ledger_load import rows
 AT_ONCE = 200
 RANDOM = 10_000
 MUTATED = 6_000
+KINDS = [resources_pb2.ENTRY_KIND_OPENED, resources_pb2.ENTRY_KIND_DEDUCTED]
 SERVED = sorted(kind for kind, method in METHODS.items() if method.name not in NOT_SERVED)
 
 
@@ -41,7 +42,10 @@ def templates() -> list[Message]:
     catalog = example_catalog()
     catalog.levels[0].limits.add(operation="chat_refinement", period=resources_pb2.PERIOD_DAY, limit=3)
     catalog.packages.add(
-        package_id="p", credits=1, price=resources_pb2.Price(currency_code="EUR", amount="1.5"), features=["f"]
+        package_id="p",
+        credits=1,
+        price=resources_pb2.Price(currency_code="EUR", amount="1.5"),
+        features=["f"],
     )
     return [
         deduct,
@@ -51,9 +55,9 @@ def templates() -> list[Message]:
         pb.GetEntryRequest(account_id="unknown-4", request_id="r"),
         pb.ListEntriesRequest(
             account_id="unknown-5", page_size=5, page_token="x", order=pb.ENTRY_ORDER_OLDEST_FIRST, from_revision=1,
-            to_revision=9, start_time=Timestamp(seconds=1), end_time=Timestamp(seconds=2), kinds=[1, 4], operation="o",
+            to_revision=9, start_time=Timestamp(seconds=1), end_time=Timestamp(seconds=2), kinds=KINDS, operation="o",
         ),
-        pb.WatchUsageRequest(account_ids=["unknown-6", "unknown-7"], cursor="x", kinds=[4]),
+        pb.WatchUsageRequest(account_ids=["unknown-6", "unknown-7"], cursor="x", kinds=KINDS),
         admin_pb.OpenAccountRequest(request_id="o", account_id="opened", level="no_such_level", labels={"k": "v"}),
         admin_pb.GetAccountRequest(account_id="unknown-8"),
         admin_pb.ListAccountsRequest(page_size=3, prefix="a", level="free"),

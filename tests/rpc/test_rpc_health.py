@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
@@ -18,6 +19,7 @@ from ledger_calls import (
     METHODS,
     TIMEOUT,
     Ledger,
+    code_of,
     deduction,
     example_catalog,
     failure_of,
@@ -32,10 +34,15 @@ SERVICES = ("", "creditledger.v1.CreditLedger", "creditledger.v1.LedgerAdmin")
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
 
 
+def check(ledger: Ledger, service: str) -> Any:
+    """The answer to one check."""
+    stub: Any = HealthStub(ledger.channel)
+    return stub.Check(HealthCheckRequest(service=service), timeout=TIMEOUT)
+
+
 def statuses(ledger: Ledger) -> list[int]:
     """The status of each service."""
-    check = HealthStub(ledger.channel).Check
-    return [check(HealthCheckRequest(service=service), timeout=TIMEOUT).status for service in SERVICES]
+    return [check(ledger, service).status for service in SERVICES]
 
 
 def await_statuses(ledger: Ledger, status: int) -> None:
@@ -49,7 +56,7 @@ def database_away(postgres: Postgres, dsn: str) -> Iterator[None]:
     with psycopg.connect(postgres.dsn, autocommit=True) as admin:
 
         def allow(word: str) -> None:
-            admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {word}")  # type: ignore[call-overload]
+            admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {word}")
 
         allow("false")
         try:
@@ -70,10 +77,7 @@ def test_a_server_is_serving_as_soon_as_it_says_that_it_is_ready(dsn: str) -> No
 
 
 def test_an_unknown_service_is_not_found(ledger: Ledger) -> None:
-    with pytest.raises(grpc.RpcError) as error:
-        HealthStub(ledger.channel).Check(HealthCheckRequest(service="creditledger.v1"), timeout=TIMEOUT)
-    assert isinstance(error.value, grpc.Call)
-    assert error.value.code() is grpc.StatusCode.NOT_FOUND
+    assert code_of(lambda: check(ledger, "creditledger.v1")) is grpc.StatusCode.NOT_FOUND
 
 
 @pytest.mark.parametrize("data", [b"\xff", b"\x0a\x02\xff\xff", b"\x0a\xff\xff\xff\xff"])
@@ -85,12 +89,11 @@ def test_noise_is_a_bad_request(ledger: Ledger, data: bytes) -> None:
         assert failure_of(error.value).word == "INVALID_ARGUMENT / FIELD_INVALID"
 
 
-def test_a_watcher_of_health_is_told_of_the_end_and_does_not_hold_it_up(
-    server: ServerProcess,
-) -> None:
+def test_a_watcher_of_health_is_told_that_the_server_goes_away(server: ServerProcess) -> None:
     with Ledger(server.target) as ledger:
         await_statuses(ledger, SERVING)
-        watch = HealthStub(ledger.channel).Watch(HealthCheckRequest(), timeout=TIMEOUT)
+        stub: Any = HealthStub(ledger.channel)
+        watch = stub.Watch(HealthCheckRequest(), timeout=TIMEOUT)
         assert next(watch).status == SERVING
 
         server.process.terminate()
@@ -141,17 +144,17 @@ def test_without_its_database_the_server_is_not_serving_refuses_calls_and_recove
         assert len(ledger.entries(account)) == 3
 
 
-def in_background(ledger: Ledger, request: Message) -> grpc.Future:
+def in_background(ledger: Ledger, request: Message) -> Any:
     """A call under way: each waits for the database for a while before it gives up."""
-    method = METHODS[type(request).__name__]
+    kind = type(request).__name__
     data = request.SerializeToString()
-    if method.server_streaming:
-        stream: grpc.Future = ledger.channel.unary_stream(path_of(type(request).__name__))(data, timeout=TIMEOUT)
-        return stream
-    return ledger.channel.unary_unary(path_of(type(request).__name__)).future(data, timeout=TIMEOUT)
+    if METHODS[kind].server_streaming:
+        return ledger.channel.unary_stream(path_of(kind))(data, timeout=TIMEOUT)
+    return ledger.channel.unary_unary(path_of(kind)).future(data, timeout=TIMEOUT)
 
 
-def error_of(answer: grpc.Future) -> grpc.RpcError:
+def error_of(answer: Any) -> grpc.RpcError:
+    """How a call under way ends."""
     error = answer.exception(timeout=TIMEOUT)
     assert isinstance(error, grpc.RpcError), answer
     return error

@@ -37,9 +37,11 @@ def run(*command: str) -> str:
 
 def reflect(ledger: Ledger, **request: Any) -> Any:
     """The answer to one question."""
-    stub = reflection_pb2_grpc.ServerReflectionStub(ledger.channel)
+    stubs: Any = reflection_pb2_grpc
     question = reflection_pb2.ServerReflectionRequest(**request)
-    [answer] = stub.ServerReflectionInfo(iter([question]), timeout=TIMEOUT)
+    [answer] = stubs.ServerReflectionStub(ledger.channel).ServerReflectionInfo(
+        iter([question]), timeout=TIMEOUT
+    )
     return answer
 
 
@@ -82,11 +84,18 @@ def test_noise_is_a_bad_request(ledger: Ledger, data: bytes) -> None:
 
 def test_grpcurl_lists_describes_and_deducts(ledger: Ledger, account: str) -> None:
     grpcurl = tool("grpcurl")
-    request = {"requestId": "by-grpcurl", "accountId": account, "operation": "voice_creation", "quantity": "2"}
+    request = {
+        "requestId": "by-grpcurl",
+        "accountId": account,
+        "operation": "voice_creation",
+        "quantity": "2",
+    }
     method = "creditledger.v1.CreditLedger/Deduct"
 
     assert "creditledger.v1.LedgerAdmin" in run(grpcurl, "-plaintext", ledger.target, "list").split()
-    assert "rpc Deduct" in run(grpcurl, "-plaintext", ledger.target, "describe", "creditledger.v1.CreditLedger")
+    assert "rpc Deduct" in run(
+        grpcurl, "-plaintext", ledger.target, "describe", "creditledger.v1.CreditLedger"
+    )
     answer = json.loads(run(grpcurl, "-plaintext", "-d", json.dumps(request), ledger.target, method))
 
     assert_deducted(ledger, account, answer)
@@ -120,7 +129,15 @@ def test_a_refusal_reaches_another_makers_client_whole(ledger: Ledger) -> None:
     account = ledger.open(credits_=3)
     request = {"requestId": "r", "accountId": account, "operation": "voice_creation"}
     url = f"http://{ledger.target}/creditledger.v1.CreditLedger/Deduct"
-    command = [tool("buf"), "curl", "--protocol", "grpc", "--http2-prior-knowledge", "--data", json.dumps(request)]
+    command = [
+        tool("buf"),
+        "curl",
+        "--protocol",
+        "grpc",
+        "--http2-prior-knowledge",
+        "--data",
+        json.dumps(request),
+    ]
 
     done = subprocess.run([*command, url], capture_output=True, text=True, timeout=TIMEOUT, check=False)
 
@@ -129,7 +146,11 @@ def test_a_refusal_reaches_another_makers_client_whole(ledger: Ledger) -> None:
     assert told["code"] == "failed_precondition"
     [value] = [item["value"] for item in told["details"] if item["type"] == "google.rpc.ErrorInfo"]
     info = ErrorInfo.FromString(base64.b64decode(value + "=="))
-    assert (info.reason, info.domain, info.metadata["shortfall"]) == ("INSUFFICIENT_CREDITS", "creditledger", "2")
+    assert (info.reason, info.domain, info.metadata["shortfall"]) == (
+        "INSUFFICIENT_CREDITS",
+        "creditledger",
+        "2",
+    )
 
 
 def assert_deducted(ledger: Ledger, account: str, answer: dict[str, Any]) -> None:

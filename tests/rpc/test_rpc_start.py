@@ -10,14 +10,25 @@ import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import LiteralString
 
 import grpc
+import psycopg
 import pytest
 from creditledger.v1 import ledger_admin_pb2 as admin_pb
 from creditledger.v1 import resources_pb2
-from ledger_calls import TIMEOUT, Ledger, deduction, ready_line, serve_command, serving, without_replayed
+from ledger_calls import (
+    TIMEOUT,
+    Ledger,
+    code_of,
+    deduction,
+    ready_line,
+    serve_command,
+    serving,
+    without_replayed,
+)
 from ledger_harness import CATALOG, Postgres, ServerProcess, with_database
-from ledger_load import rows
+from ledger_load import await_true, rows
 
 ANY_PORT = ("--listen", "127.0.0.1:0")
 CLOSED = "postgresql://somebody:s3cret@127.0.0.1:1/nowhere"
@@ -36,7 +47,9 @@ def refusal_to_start(*options: str, env: dict[str, str] | None = None) -> str:
 
 
 @contextmanager
-def started(*options: str, env: dict[str, str] | None = None) -> Iterator[tuple[subprocess.Popen[str], Ledger]]:
+def started(
+    *options: str, env: dict[str, str] | None = None
+) -> Iterator[tuple[subprocess.Popen[str], Ledger]]:
     """A server with these options and calls to it."""
     with (
         serve_command(*options, env=env) as process,
@@ -66,7 +79,7 @@ def test_an_address_that_is_not_of_this_machine(dsn: str) -> None:
 BROKEN_CATALOGS: dict[str, tuple[str, str]] = {
     "not TOML": ("[operations", "not TOML"),
     "not UTF-8": ("\udcff", "not TOML"),
-    "empty": ("", "default_level"),
+    "empty": ("", "levels"),
     "unknown default": ('default_level = "x"\n[levels.free]\n', "default_level"),
     "unknown key": ('default_level = "free"\nprices = 1\n[levels.free]\n', "prices"),
     "negative price": (
@@ -187,36 +200,33 @@ def test_a_signal_ends_the_server_with_0(dsn: str, number: signal.Signals) -> No
 
         assert process.returncode == 0
         assert "Traceback" not in errors
-        with pytest.raises(grpc.RpcError) as error:
-            ledger.call(request, timeout=5)
-        assert isinstance(error.value, grpc.Call)
-        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert code_of(lambda: ledger.call(request, timeout=5)) is grpc.StatusCode.UNAVAILABLE
 
 
 def test_a_call_under_way_is_answered_before_the_end(dsn: str) -> None:
-    import psycopg
-
     with serving(dsn) as (process, ledger):
         account = ledger.open(credits_=5)
         request = deduction(account)
         with psycopg.connect(dsn) as other:
             other.execute("SELECT FROM account WHERE account_id = %s FOR UPDATE", [account])
             data = request.SerializeToString()
-            call = ledger.channel.unary_unary("/creditledger.v1.CreditLedger/Deduct").future(data, timeout=TIMEOUT)
-            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-            while rows(dsn, waiting + " AND datname = current_database()") == [(0,)]:
-                pass
+            call = ledger.channel.unary_unary("/creditledger.v1.CreditLedger/Deduct").future(
+                data, timeout=TIMEOUT
+            )
+            waiting: LiteralString = (
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            )
+            await_true(lambda: rows(dsn, waiting) == [(1,)])
             process.process.terminate()
         assert call.exception(timeout=TIMEOUT) is None
-        assert process.process.wait(TIMEOUT) == 0
+        assert process.stop() == 0
 
     with serving(dsn) as (_, ledger):
         assert ledger.call(request).replayed
 
 
-@pytest.mark.parametrize(
-    "end", [ServerProcess.stop, ServerProcess.kill], ids=["SIGTERM", "kill -9"]
-)
+@pytest.mark.parametrize("end", [ServerProcess.stop, ServerProcess.kill], ids=["SIGTERM", "kill -9"])
 def test_a_second_start_keeps_everything(dsn: str, end: Callable[[ServerProcess], object]) -> None:
     with serving(dsn) as (process, ledger):
         account = ledger.open(credits_=10)
@@ -243,7 +253,9 @@ def test_the_decimals_of_the_first_start_are_kept(dsn: str) -> None:
         assert ledger.call(admin_pb.GetServerInfoRequest()).decimals == 2
 
 
-def test_a_catalog_file_that_differs_is_a_new_version_and_the_same_one_is_not(dsn: str, tmp_path: Path) -> None:
+def test_a_catalog_file_that_differs_is_a_new_version_and_the_same_one_is_not(
+    dsn: str, tmp_path: Path
+) -> None:
     text = CATALOG.read_text()
     reformatted, changed = tmp_path / "reformatted.toml", tmp_path / "changed.toml"
     reformatted.write_text("# A comment more.\n" + text)

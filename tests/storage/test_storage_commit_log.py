@@ -132,13 +132,14 @@ class _Reader:
         """What is new below the horizon."""
         before = len(self.seen)
         while True:
-            horizon, committed = await read_committed(self._conn, self._position, self._limit)
-            assert all(self._position <= item.position < horizon for item in committed)
-            self.seen += [(item.entry.account_id, item.entry.revision) for item in committed]
-            if not committed:
-                self._position = max(self._position, horizon)
+            reach = await read_committed(self._conn, self._position, self._limit)
+            new = [item for item in reach.committed if item.position > self._position]
+            assert all(item.position < reach.horizon for item in new)
+            self.seen += [(item.entry.account_id, item.entry.revision) for item in new]
+            if reach.complete:
+                assert not new
                 return self.seen[before:]
-            self._position = committed[-1].position + 1
+            self._position = new[-1].position
 
     async def await_new(self, count: int) -> Seen:
         """So many, once they are below the horizon: an ANALYZE of autovacuum may hold it for a moment."""

@@ -35,7 +35,7 @@ async def test_a_position_of_many_commits_is_read_whole(
 
     committed: list[Committed] = []
     while not committed:  # an ANALYZE of autovacuum may hold the horizon for a moment
-        _, committed = await read_committed(conn, position, 3)
+        committed = (await read_committed(conn, position - 1, 1)).committed
 
     revisions = [(item.entry.account_id, item.entry.revision) for item in committed]
     hot = [(HOT, revision) for revision in range(3, TIES + 4)]

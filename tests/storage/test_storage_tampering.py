@@ -53,19 +53,19 @@ ACCOUNT_VALUES: dict[str, LiteralString] = {
     "revision": "revision - 1",
     "available": "available + 1",
     "reserved": "reserved + 1",
-    "granted": "granted + 1",
     "spent": "spent + 1",
     "forfeited": "forfeited + 1",
-    "commit_position": "0",
     "last_time": "last_time - interval '1 microsecond'",
     "create_time": "create_time - interval '1 microsecond'",
-    "state": "2",
     "level": "'other'",
     "head_hash": "sha256('other')",
     "lots": "'[[2,0,1]]'",
     "labels": """'{"other":"label"}'""",
 }
 
+
+# A sum that a constraint holds, a place in the feed of commits, and what no request can change yet.
+NOT_HISTORY = {"granted", "commit_position", "state"}
 
 _HISTORY: list[Command] = [
     OpenAccount("open", "victim", "free", {"team": "red"}),
@@ -90,6 +90,12 @@ DELETE FROM account;
 INSERT INTO entry TABLE original_entry;
 INSERT INTO account TABLE original_account;
 """
+
+
+UNVERIFIED = {
+    "granted",  # never read: it is the sum of the others, which a constraint holds
+    "commit_position",  # no part of the history, but of the order in which watchers of all accounts are told it
+}
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +180,7 @@ async def test_a_balance_that_was_shifted_within_its_sum_is_named(ledger: str) -
 def test_every_column_was_tampered_with(dsn: str, table: str, values: dict[str, LiteralString]) -> None:
     with psycopg.connect(dsn) as conn:
         query = "SELECT column_name FROM information_schema.columns WHERE table_name = %s"
-        assert {row[0] for row in conn.execute(query, [table])} == set(values)
+        assert {row[0] for row in conn.execute(query, [table])} - NOT_HISTORY == set(values)
 
 
 async def _verify(dsn: str) -> Report:

@@ -5,13 +5,15 @@ A request says by its type which method it is for, so that tests can hold reques
 
 from __future__ import annotations
 
+import base64
 import itertools
 import os
 import re
 import select
+import string
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -50,6 +52,9 @@ NOT_SERVED = frozenset(
 
 MAX_TRAILER = 8_192
 """What a client takes by default; an answer with more is dropped, and the caller learns nothing."""
+
+KNOWN = "the-account"
+"""The account of the fixture ``known``, as a constant for tables."""
 
 FAILED = resources_pb2.Usage(outcome=resources_pb2.Usage.OUTCOME_FAILED)
 """A use that costs nothing and counts nothing."""
@@ -114,7 +119,7 @@ class Ledger:
 
     def __init__(self, target: str) -> None:
         self.target = target
-        self.channel = grpc.insecure_channel(target, (("grpc.use_local_subchannel_pool", 1),))
+        self.channel: Any = grpc.insecure_channel(target, (("grpc.use_local_subchannel_pool", 1),))
 
     def __enter__(self) -> Self:
         return self
@@ -125,7 +130,7 @@ class Ledger:
     def call(self, request: Message, timeout: float = TIMEOUT, **options: Any) -> Any:
         """The response; of a stream, its iterator."""
         method = METHODS[type(request).__name__]
-        connect: Any = self.channel.unary_stream if method.server_streaming else self.channel.unary_unary
+        connect = self.channel.unary_stream if method.server_streaming else self.channel.unary_unary
         response = message_factory.GetMessageClass(method.output_type)
         return connect(
             path_of(type(request).__name__),
@@ -136,7 +141,7 @@ class Ledger:
     def raw(self, request_type: str, data: bytes, timeout: float = TIMEOUT) -> Any:
         """The response to bytes that may be no such message; of a stream, its first one."""
         method = METHODS[request_type]
-        connect: Any = self.channel.unary_stream if method.server_streaming else self.channel.unary_unary
+        connect = self.channel.unary_stream if method.server_streaming else self.channel.unary_unary
         response = message_factory.GetMessageClass(method.output_type)
         answer = connect(
             path_of(request_type), request_serializer=None, response_deserializer=response.FromString
@@ -159,9 +164,7 @@ class Ledger:
     def open(self, account_id: str = "", level: str = "pro", credits_: int = 0) -> str:
         """An account, new if it has no name, with credits; returns its name."""
         account_id = account_id or unique("account")
-        self.call(
-            admin_pb.OpenAccountRequest(request_id=unique("open"), account_id=account_id, level=level)
-        )
+        self.call(admin_pb.OpenAccountRequest(request_id=unique("open"), account_id=account_id, level=level))
         if credits_:
             self.grant(account_id, credits_)
         return account_id
@@ -172,9 +175,7 @@ class Ledger:
         answer = self.call(admin_pb.GrantCreditsRequest(account_id=account_id, amount=amount, **fields))
         return cast(admin_pb.GrantCreditsResponse, answer)
 
-    def deduct(
-        self, account_id: str, operation: str = "chat_refinement", **fields: Any
-    ) -> pb.DeductResponse:
+    def deduct(self, account_id: str, operation: str = "chat_refinement", **fields: Any) -> pb.DeductResponse:
         """Charges an operation."""
         return cast(pb.DeductResponse, self.call(deduction(account_id, operation, **fields)))
 
@@ -208,9 +209,7 @@ class Ledger:
     def entries(self, account_id: str) -> list[resources_pb2.Entry]:
         """The whole history of an account of up to 1,000 entries, oldest first."""
         answer = self.call(
-            pb.ListEntriesRequest(
-                account_id=account_id, order=pb.ENTRY_ORDER_OLDEST_FIRST, page_size=1_000
-            )
+            pb.ListEntriesRequest(account_id=account_id, order=pb.ENTRY_ORDER_OLDEST_FIRST, page_size=1_000)
         )
         assert not answer.next_page_token
         return list(answer.entries)
@@ -241,27 +240,37 @@ def first_of(stream: Any) -> Any:
 
 def failure_of(error: grpc.RpcError) -> Failure:
     """What an error told. Asserts what holds of every error of the server (contract §7)."""
-    assert isinstance(error, grpc.Call)
-    trailers: Sequence[tuple[str, str | bytes]] = error.trailing_metadata() or ()
+    call: Any = error  # errors of calls are calls as well
+    trailers: Sequence[tuple[str, str | bytes]] = call.trailing_metadata() or ()
     packed = dict(trailers).get("grpc-status-details-bin")
     assert isinstance(packed, bytes), f"no details: {error}"
     status = Status.FromString(packed)
     details = [_unpacked(item) for item in status.details]
     [info] = [detail for detail in details if isinstance(detail, details_pb.ErrorInfo)]
     failure = Failure(
-        code=error.code(),
+        code=call.code(),
         reason=info.reason,
-        message=error.details() or "",
+        message=call.details() or "",
         metadata=dict(info.metadata),
         details=tuple(detail for detail in details if detail is not info),
     )
     assert info.domain == "creditledger"
     assert f"ERROR_REASON_{info.reason}" in ErrorReason.keys()  # noqa: SIM118 - an enum wrapper, no dict
     assert (status.code, status.message) == (failure.code.value[0], failure.message)
-    assert failure.message.isprintable()
+    assert failure.message.isascii() and failure.message.isprintable()
     _check_discreet(failure)
     assert trailer_size(failure.message, packed) <= MAX_TRAILER
     return failure
+
+
+def code_of(call: Callable[[], object]) -> grpc.StatusCode:
+    """The status code with which a call ends, also where it is not the server's own."""
+    try:
+        call()
+    except grpc.RpcError as error:
+        code: grpc.StatusCode = cast(Any, error).code()
+        return code
+    return grpc.StatusCode.OK
 
 
 def told_texts(failure: Failure) -> list[str]:
@@ -330,6 +339,26 @@ def ready_line(process: subprocess.Popen[str]) -> str:
     line = process.stdout.readline()
     assert line.startswith("ready: "), f"{line!r}; {process.communicate()}"
     return line
+
+
+def alterations(token: str) -> Iterator[str]:
+    """Texts that are nearly a page token or cursor: each of its bytes changed, cut, lengthened, spelled otherwise."""
+    raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+    for place in range(len(raw)):
+        changed = bytearray(raw)
+        changed[place] ^= 1 << place % 8
+        yield base64.urlsafe_b64encode(changed).decode().rstrip("=")
+    yield from (token[1:], token[:-1], token[:-4], token + "AAAA", token * 2, "x")
+    yield from (token + "=", token + "==", token + "\n", " " + token, token[:3] + "!" + token[3:])
+    letters = string.ascii_letters + string.digits + "-_+/"
+    yield from (token[:-1] + letter for letter in letters if letter != token[-1])
+
+
+def large_usage() -> resources_pb2.Usage:
+    """A use with as much metadata as there may be."""
+    usage = resources_pb2.Usage()
+    usage.metadata.update({"k": "x" * (4_096 - len('{"k":""}'))})
+    return usage
 
 
 def _unpacked(packed: Any) -> Any:

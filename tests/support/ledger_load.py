@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -48,8 +49,8 @@ class Plan:
 
     ``connections`` are spread over ``targets``. Each call is sent ``copies`` times at once, over different connections;
     with ``batch``, that many calls are one BatchDeduct. ``timeout`` and ``cancel_after`` are ranges of milliseconds to
-    draw from, ``cancelled`` is the share of calls to cancel. With ``insist``, calls of unknown outcome are sent again,
-    for ``patience`` seconds in all.
+    draw from, ``cancelled`` is the share of calls to cancel. With ``insist``, calls of unknown outcome are sent again.
+    After ``patience`` seconds nothing more is sent, so that a test may tell what is missing.
     """
 
     targets: Sequence[str]
@@ -268,12 +269,12 @@ class _Caller:
         return self._answers
 
     async def _call_one_by_one(self, number: int) -> None:
-        for request_id, account_id in self._pending:
+        for request_id, account_id in itertools.takewhile(self._patient, self._pending):
             copies = [
                 self._deduct(request_id, account_id, number + copy) for copy in range(self._plan.copies)
             ]
             self._answers += await asyncio.gather(*copies)
-        for calls in self._batches:
+        for calls in itertools.takewhile(self._patient, self._batches):
             self._answers += await self._deduct_batch(calls, number)
 
     async def _deduct(self, request_id: str, account_id: str, number: int) -> Answer:
@@ -318,7 +319,10 @@ class _Caller:
             return None
 
     def _again(self, answer: Answer) -> bool:
-        return self._plan.insist and answer.outcome in UNKNOWN and time.monotonic() < self._give_up
+        return self._plan.insist and answer.outcome in UNKNOWN and self._patient()
+
+    def _patient(self, _next: object = None) -> bool:
+        return time.monotonic() < self._give_up
 
     def _request(self, request_id: str, account_id: str) -> pb.DeductRequest:
         usage = resources_pb2.Usage(outcome=resources_pb2.Usage.OUTCOME_FAILED) if self._plan.failed else None

@@ -84,12 +84,12 @@ def limit_states(
     )  # fmt: skip
 
 
-def check_level(catalog: Catalog, level: str) -> None:
-    """Refuses a level that the catalog does not have."""
+def check_level(catalog: Catalog, level: str, field: str = "account_level") -> None:
+    """Refuses a level that the catalog does not have; ``field`` is where the request names it."""
     if level not in catalog.levels:
         raise Refused(
             Reason.LEVEL_UNKNOWN, f"the catalog has no level {level!r}",
-            violations=(("account_level", "not a level of the catalog"),), level=level,
+            violations=((field, "not a level of the catalog"),), level=level,
         )  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def _open_account(command: OpenAccount, account: Account, catalog: Catalog, vers
             Reason.ACCOUNT_EXISTS, f"account {account.account_id!r} is open", accountId=account.account_id
         )
     level = command.level or catalog.default_level
-    check_level(catalog, level)
+    check_level(catalog, level, "level")
     account.level = level
     account.labels = canonical_json(dict(command.labels))
     return account.post(
@@ -248,7 +248,7 @@ def _limit_denial(state: LimitState, quantity: int, now: int) -> Refused:
         retry_after=state.reset_time - now if state.reset_time is not None else None,
         shortfall=state.used + quantity - state.limit,
         operation=state.operation, period=state.period.name, limit=state.limit, used=state.used,
-        resetTime="" if state.reset_time is None else iso_time(state.reset_time),
+        resetTime=None if state.reset_time is None else iso_time(state.reset_time),
     )  # fmt: skip
 
 

@@ -55,7 +55,7 @@ class Refused(Exception):
         self.violations = violations
         self.retry_after = retry_after
         self.shortfall = shortfall
-        self.metadata = {key: str(value) for key, value in metadata.items()}
+        self.metadata = {key: str(value) for key, value in metadata.items() if value is not None}
         if shortfall:
             self.metadata["shortfall"] = str(shortfall)
         self.revision: int | None = None

@@ -28,6 +28,10 @@ class CatalogVersion(NamedTuple):
     create_time: int
 
 
+EMPTY = CatalogVersion(0, Catalog(operations={}, levels={}, default_level="", packages={}), 0)
+"""What is current before the first UpdateCatalog: nothing to charge, no level to be on."""
+
+
 class CurrentCatalog:
     """The newest catalog that this process has seen.
 
@@ -35,15 +39,13 @@ class CurrentCatalog:
     """
 
     def __init__(self) -> None:
-        self.newest: CatalogVersion | None = None
+        self.newest = EMPTY
 
     async def at(self, version: int, conn: Connection) -> CatalogVersion:
         """The catalog of ``version``, which the caller has just read to be current."""
-        if self.newest is None or self.newest.version != version:
+        if self.newest.version != version:
             row = await read_catalog(conn, version)
-            if row is None:
-                raise Refused(Reason.OPERATION_UNKNOWN, "the ledger has no catalog yet; see UpdateCatalog")
-            self.newest = _parse(row)
+            self.newest = _parse(row) if row else EMPTY
         return self.newest
 
 

@@ -129,7 +129,7 @@ class Ledger:
             which = f"revision {revision}" if revision is not None else f"request {request_id!r}"
             raise Refused(
                 Reason.ENTRY_NOT_FOUND, f"account {account_id!r} has no entry of {which}",
-                accountId=account_id, revision=revision or "", requestId=request_id,
+                accountId=account_id, revision=revision, requestId=request_id or None,
             )  # fmt: skip
         return entry
 
@@ -148,8 +148,6 @@ class Ledger:
         return report
 
     async def _limits(self, conn: Connection, account: Account, snapshot: Snapshot) -> tuple[LimitState, ...]:
-        if not snapshot.catalog_version:
-            return ()
         catalog = (await self._current.at(snapshot.catalog_version, conn)).catalog
         now = max(snapshot.now, account.last_time)
         level = catalog.levels.get(account.level)

@@ -70,13 +70,11 @@ class Reader:
         if self._conn is not None:
             await self._conn.close()
 
-    async def _read(self, account_ids: Sequence[str]) -> tuple[Snapshot, Catalog | None]:
+    async def _read(self, account_ids: Sequence[str]) -> tuple[Snapshot, Catalog]:
         try:
             if self._conn is None or self._conn.closed:
                 self._conn = await self._connect()
             snapshot = await read_snapshot(self._conn, account_ids)
-            if not snapshot.catalog_version:
-                return snapshot, None
             return snapshot, (await self._catalog.at(snapshot.catalog_version, self._conn)).catalog
         except StorageUnavailable:
             if self._conn is not None:
@@ -84,7 +82,7 @@ class Reader:
             raise
 
 
-def _check(check: Check, snapshot: Snapshot, catalog: Catalog | None) -> Checked | Refused:
+def _check(check: Check, snapshot: Snapshot, catalog: Catalog) -> Checked | Refused:
     account = snapshot.accounts.get(check.account_id)
     if account is None:
         if check.account_level is None:
@@ -94,8 +92,6 @@ def _check(check: Check, snapshot: Snapshot, catalog: Catalog | None) -> Checked
         account = Account(check.account_id)
     now = max(snapshot.now, account.last_time)
     try:
-        if catalog is None:
-            raise Refused(Reason.LEVEL_UNKNOWN, "the ledger has no catalog yet: see UpdateCatalog")
         level = check.account_level or account.level
         check_level(catalog, level)
         evaluation = evaluate(account, level, catalog, check.operation, check.quantity, check.metrics, now)

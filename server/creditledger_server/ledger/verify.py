@@ -79,8 +79,9 @@ async def _verify_all(conn: Connection, progress: Callable[[int, int], None]) ->
 async def _audit(conn: Connection, account: Account, advance: Callable[[], None]) -> AccountReport:
     audit = Audit(account.account_id)
     count, finding = 0, None
-    async for entry in stream_entries(conn, account.account_id):
+    async for revision, entry in stream_entries(conn, account.account_id):
         count += 1
         advance()
-        finding = finding or audit.add(entry)
+        if finding is None:
+            finding = audit.add(entry) if entry else Finding(revision, "the entry cannot be read")
     return AccountReport(account, count, finding or audit.compare(account))

@@ -106,13 +106,13 @@ class Writer:
         self._on_commit(changed)
         return outcomes
 
-    async def _load(self, conn: Connection, commands: Sequence[Command]) -> tuple[Loaded, Catalog | None]:
+    async def _load(self, conn: Connection, commands: Sequence[Command]) -> tuple[Loaded, Catalog]:
         """Loads what the commands need under the catalog that is current in the transaction itself."""
         while True:
             newest = self._catalog.newest
-            loaded = await lock_and_load(conn, _wanted(commands, newest.catalog if newest else None))
-            if loaded.catalog_version == (newest.version if newest else 0):
-                return loaded, newest.catalog if newest else None
+            loaded = await lock_and_load(conn, _wanted(commands, newest.catalog))
+            if loaded.catalog_version == newest.version:
+                return loaded, newest.catalog
             # Another catalog may count other uses: read it, then load again.
             await self._catalog.at(loaded.catalog_version, conn)
             await rollback(conn)
@@ -137,11 +137,11 @@ class Writer:
         await conn.close()
 
 
-def _wanted(commands: Sequence[Command], catalog: Catalog | None) -> Wanted:
+def _wanted(commands: Sequence[Command], catalog: Catalog) -> Wanted:
     uses = {
         (command.account_id, command.operation, period)
         for command in commands
-        if isinstance(command, Deduct) and catalog is not None
+        if isinstance(command, Deduct)
         for period in catalog.counted_periods(command.operation)
     }
     return Wanted(
@@ -151,7 +151,7 @@ def _wanted(commands: Sequence[Command], catalog: Catalog | None) -> Wanted:
     )
 
 
-def _decide_round(tickets: Sequence[Write], loaded: Loaded, catalog: Catalog | None) -> list[Outcome]:
+def _decide_round(tickets: Sequence[Write], loaded: Loaded, catalog: Catalog) -> list[Outcome]:
     clock = asyncio.get_running_loop().time()
     return [
         deadline_passed()
@@ -167,7 +167,7 @@ def _was_accepted(command: Command, loaded: Loaded) -> bool:
     return account is not None and command.request_id in account.remembered
 
 
-def _decide_one(command: Command, loaded: Loaded, catalog: Catalog | None) -> Outcome:
+def _decide_one(command: Command, loaded: Loaded, catalog: Catalog) -> Outcome:
     account = loaded.accounts.get(command.account_id)
     if account is None:
         account = loaded.accounts[command.account_id] = Account(command.account_id)
@@ -175,8 +175,6 @@ def _decide_one(command: Command, loaded: Loaded, catalog: Catalog | None) -> Ou
         loaded.now, account.last_time
     )  # the database's clock may step back; an account's time never does
     try:
-        if catalog is None:
-            raise Refused(Reason.LEVEL_UNKNOWN, "the ledger has no catalog yet: see UpdateCatalog")
         return decide(command, account, catalog, loaded.catalog_version, now)
     except Refused as refusal:
         return refusal.decided_at(account.revision, now)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
-from grpc.aio import AbortError, ServerInterceptor, ServicerContext
+from grpc.aio import AbortError, InternalError, ServerInterceptor, ServicerContext
 
 from ..domain.refusal import Reason, Refused
 from ..ledger.incident import incident
@@ -63,13 +64,13 @@ def _wrap(handler: Handler, method: str) -> Handler:
         except DecodeError:
             return Malformed()
 
-    if deserialize is not None:
-        handler = handler._replace(request_deserializer=deserialize_safely)
+    handler = handler._replace(request_deserializer=deserialize_safely)
     if handler.unary_unary:
         return handler._replace(unary_unary=_guard_unary(handler.unary_unary, method))
     if handler.unary_stream:
         return handler._replace(unary_stream=_guard_stream(handler.unary_stream, method))
-    return handler  # of the services, only reflection has streams of requests
+    assert handler.stream_stream, method  # reflection
+    return handler._replace(stream_stream=_guard_stream(handler.stream_stream, method))
 
 
 def _guard_unary(behavior: Callable[[Any, Context], Any], method: str) -> Callable[[Any, Context], Any]:
@@ -90,13 +91,13 @@ def _guard_unary(behavior: Callable[[Any, Context], Any], method: str) -> Callab
 def _guard_stream(behavior: Callable[[Any, Context], Any], method: str) -> Callable[[Any, Context], Any]:
     async def call(request: Any, context: Context) -> None:
         try:
-            _check_decoded(request)
-            answer = behavior(request, context)
-            if hasattr(answer, "__aiter__"):
-                async for message in answer:
-                    await context.write(message)
+            if hasattr(request, "__aiter__"):
+                request = _decoded(request)
             else:
-                await answer
+                _check_decoded(request)
+            await _send_all(behavior(request, context), context)
+        except _CallerGone:
+            return
         except (asyncio.CancelledError, AbortError):
             raise
         except Exception as error:
@@ -108,6 +109,28 @@ def _guard_stream(behavior: Callable[[Any, Context], Any], method: str) -> Calla
     return call
 
 
+class _CallerGone(Exception):
+    """The caller has left in the middle of a stream."""
+
+
+async def _send_all(answer: Any, context: Context) -> None:
+    if not hasattr(answer, "__aiter__"):
+        await answer
+        return
+    async with contextlib.aclosing(answer):
+        async for message in answer:
+            try:
+                await context.write(message)
+            except InternalError as error:
+                raise _CallerGone from error
+
+
+async def _decoded(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        _check_decoded(request)
+        yield request
+
+
 def _check_decoded(request: Any) -> None:
     if isinstance(request, Malformed):
         rule = "the bytes are not a valid message of the method's request type"
@@ -117,6 +140,8 @@ def _check_decoded(request: Any) -> None:
 def _refusal_of(error: Exception, method: str) -> Refused:
     match error:
         case Refused():
+            if error.reason is Reason.NOT_IMPLEMENTED:
+                error.metadata["method"] = method
             return error
         case StorageUnavailable():
             logger.warning("%s: storage is unavailable: %s", method, error)

@@ -79,10 +79,8 @@ class LedgerAdminService(LedgerAdminServicer):
         version = request.version if request.HasField("version") else None
         found = await self._ledger.catalogs.get(version)
         if found is None:
-            raise Refused(
-                Reason.CATALOG_NOT_FOUND, f"no catalog of version {version}" if version else "no catalog yet",
-                version=version or 0,
-            )  # fmt: skip
+            which = "no catalog yet" if version is None else f"no catalog of version {version}"
+            raise Refused(Reason.CATALOG_NOT_FOUND, which, version=version)
         return pb.GetCatalogResponse(catalog=catalog_message(found))
 
     async def UpdateCatalog(

@@ -52,9 +52,9 @@ CODES: dict[Reason, StatusCode] = {
 }
 
 
-def plain(text: str) -> str:
-    """The text in ASCII: of a header every other byte takes three, of a path it may look like another one."""
-    return text.encode("ascii", "backslashreplace").decode()
+def cut(text: str, most: int) -> str:
+    """The text, cut to so many bytes of UTF-8."""
+    return text.encode()[:most].decode(errors="ignore")
 
 
 def reason_number(reason: Reason) -> ErrorReason.ValueType:
@@ -82,15 +82,14 @@ def rich_status(refusal: Refused) -> status_pb2.Status:
         messages.append(details_pb2.RetryInfo(retry_delay=delay))
     return status_pb2.Status(
         code=CODES[refusal.reason].value[0],
-        message=plain(refusal.message)[:MAX_MESSAGE],
+        message=cut(refusal.message, MAX_MESSAGE),
         details=[_packed(m) for m in messages],
     )
 
 
 def _violations(refusal: Refused) -> Sequence[tuple[str, str]]:
     told = [
-        (plain(field)[:MAX_PATH], plain(rule)[:MAX_RULE])
-        for field, rule in refusal.violations[:MAX_VIOLATIONS]
+        (cut(field, MAX_PATH), cut(rule, MAX_RULE)) for field, rule in refusal.violations[:MAX_VIOLATIONS]
     ]
     if more := len(refusal.violations) - len(told):
         told.append(("", f"and {more} more"))
@@ -102,7 +101,7 @@ def item_status(refusal: Refused) -> resources_pb2.ItemStatus:
     return resources_pb2.ItemStatus(
         code=CODES[refusal.reason].value[0],
         reason=reason_number(refusal.reason),
-        message=plain(refusal.message)[:MAX_MESSAGE],
+        message=cut(refusal.message, MAX_MESSAGE),
         metadata=metadata(refusal),
         field_violations=[
             resources_pb2.ItemStatus.FieldViolation(field=field, description=rule)

@@ -117,11 +117,7 @@ class Fields:
 
     def duration(self, field: str, value: Duration, most: int) -> int:
         """A duration of 0 to ``most`` seconds, in microseconds; what is finer is cut off."""
-        if not (
-            0 <= value.nanos < 1_000_000_000
-            and value.seconds >= 0
-            and value.seconds + value.nanos / 1e9 <= most
-        ):
+        if not (0 <= value.nanos < 1_000_000_000 and (0, 0) <= (value.seconds, value.nanos) <= (most, 0)):
             self.wrong(field, f"must be 0 to {most} seconds")
             return 0
         return value.seconds * 1_000_000 + value.nanos // 1_000
@@ -173,7 +169,7 @@ class Fields:
 
 def _entry_of(field: str, key: str) -> str:
     """The path of one entry of a map."""
-    return f"{field}[{key[:64]!a}]"
+    return f"{field}[{key[:64]!r}]"
 
 
 def _from_struct(struct: Struct, depth: int) -> dict[str, JSON]:

@@ -31,27 +31,38 @@ class Committed(NamedTuple):
     entry: Entry
 
 
+class Reach(NamedTuple):
+    """What a read found. ``complete``: below ``horizon`` there is nothing beyond it."""
+
+    horizon: int
+    complete: bool
+    committed: list[Committed]
+
+
 _HORIZON = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
 
 _POSITIONS = f"SELECT {_HORIZON}, pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 
 _TOUCHED = f"SELECT {_HORIZON}, array(SELECT unnest(account_ids) FROM commit_log WHERE position >= %s)"
 
+# Everything of the first position, of which some may have been read, and of about as many more as the limit says.
 _COMMITTED = f"""
-WITH known AS MATERIALIZED (
-    SELECT position, account_ids, first_revisions, last_revisions FROM commit_log
-    WHERE position >= %(start)s AND position < {_HORIZON}
-      AND position <= (SELECT max(position) FROM (
-          SELECT position FROM commit_log WHERE position >= %(start)s ORDER BY position LIMIT %(limit)s) AS first)
+WITH reach AS MATERIALIZED (
+    SELECT {_HORIZON} AS horizon, (SELECT max(position) FROM (
+        SELECT position FROM commit_log WHERE position > %(start)s AND position < {_HORIZON}
+        ORDER BY position LIMIT %(limit)s) AS further) AS last
 )
-SELECT horizon.*, found.* FROM (SELECT {_HORIZON}) AS horizon LEFT JOIN (
-    SELECT known.position, written.*
-    FROM known
+SELECT reach.horizon, reach.last, found.* FROM reach LEFT JOIN LATERAL (
+    SELECT commits.position, written.*
+    FROM commit_log AS commits
     CROSS JOIN LATERAL unnest(account_ids, first_revisions, last_revisions) AS part (account_id, first, last)
     CROSS JOIN LATERAL (
         SELECT {ENTRY_COLUMNS} FROM entry
-        WHERE entry.account_id = part.account_id AND revision BETWEEN part.first AND part.last OFFSET 0
+        WHERE entry.account_id = part.account_id AND revision BETWEEN part.first AND part.last
+        ORDER BY revision OFFSET 0
     ) AS written
+    WHERE commits.position >= %(start)s AND commits.position <= coalesce(reach.last, %(start)s)
+      AND commits.position < {_HORIZON}
 ) AS found ON true
 """
 
@@ -74,15 +85,16 @@ async def read_touched(conn: Connection, position: int) -> tuple[int, list[str]]
     return rows[0][0], rows[0][1]
 
 
-async def read_committed(conn: Connection, position: int, limit: int) -> tuple[int, list[Committed]]:
-    """The entries of about ``limit`` commits from ``position`` on, in order, and the horizon below which they lie.
+async def read_committed(conn: Connection, position: int, limit: int) -> Reach:
+    """The entries of ``position`` and of the next positions, about ``limit`` commits, below the horizon.
 
-    All entries of a position come together.
+    All entries of a position come together: commits can share one.
     """
     rows = await _fetch(conn, _COMMITTED, {"start": position, "limit": limit})
-    committed = [Committed(row[1], entry_from_row(row[2:])) for row in rows if row[1] is not None]
+    committed = [Committed(row[2], entry_from_row(row[3:])) for row in rows if row[2] is not None]
     committed.sort(key=lambda item: (item.position, item.entry.account_id, item.entry.revision))
-    return rows[0][0], committed
+    horizon, last = rows[0][:2]
+    return Reach(horizon, last is None, committed)
 
 
 async def read_after(conn: Connection, account_id: str, revision: int, limit: int) -> list[Entry]:

@@ -138,17 +138,14 @@ class Watcher:
         """Entries beyond ``seen`` with their positions; at the end the horizon, below which there is nothing more."""
         while True:
             async with self._connect() as conn:
-                horizon, committed = await read_committed(conn, seen.position, COMMITS)
-            news = [
-                (position, item.entry)
-                for item in committed
-                if (position := AllPosition(item.position, item.entry.account_id, item.entry.revision)) > seen
-            ]
-            for position, entry in news:
-                yield position, entry
-                seen = position
-            if not news:
-                yield max(seen, AllPosition(horizon)), None
+                reach = await read_committed(conn, seen.position, COMMITS)
+            for item in reach.committed:
+                position = AllPosition(item.position, item.entry.account_id, item.entry.revision)
+                if position > seen:
+                    seen = position
+                    yield position, item.entry
+            if reach.complete:
+                yield max(seen, AllPosition(reach.horizon)), None
                 return
 
     async def _wait(self, subscription: Subscription) -> set[str] | None:
