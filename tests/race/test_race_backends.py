@@ -19,7 +19,7 @@ from ledger_load import (
     verified,
 )
 
-IDS = 4_000
+IDS = 3_000
 ACCOUNTS = [f"account-{number}" for number in range(10)]
 CALLS = [(f"id-{number}", ACCOUNTS[number % len(ACCOUNTS)]) for number in range(IDS)]
 

@@ -21,10 +21,10 @@ from ledger_load import (
     verified,
 )
 
-IDS = 5_000
+IDS = 4_000
 ACCOUNTS = [f"account-{number}" for number in range(6)]
 CALLS = [(f"id-{number}", ACCOUNTS[number % len(ACCOUNTS)]) for number in range(IDS)]
-KILLS = 4
+KILLS = 3
 
 
 def test_what_was_sent_again_after_kills_has_one_effect_and_the_answer_it_had(

@@ -24,7 +24,7 @@ from ledger_load import (
     verified,
 )
 
-IDS = 3_000
+IDS = 2_000
 ACCOUNTS = [f"account-{number}" for number in range(6)]
 CALLS = [(f"id-{number}", ACCOUNTS[number % len(ACCOUNTS)]) for number in range(IDS)]
 

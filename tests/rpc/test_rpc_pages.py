@@ -10,7 +10,7 @@ from creditledger.v1 import credit_ledger_pb2 as pb
 from creditledger.v1 import ledger_admin_pb2 as admin_pb
 from creditledger.v1 import resources_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
-from ledger_calls import FAILED, Ledger, alterations, deduction, kind_name, serving, unique
+from ledger_calls import FAILED, Ledger, alterations, deduction, kind_name, large_usage, serving, unique
 
 OLDEST = pb.ENTRY_ORDER_OLDEST_FIRST
 NEWEST = pb.ENTRY_ORDER_NEWEST_FIRST

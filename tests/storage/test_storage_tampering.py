@@ -92,12 +92,6 @@ INSERT INTO account TABLE original_account;
 """
 
 
-UNVERIFIED = {
-    "granted",  # never read: it is the sum of the others, which a constraint holds
-    "commit_position",  # no part of the history, but of the order in which watchers of all accounts are told it
-}
-
-
 @pytest.fixture(scope="module")
 def unguarded(shared_dsn: str, transact: Callable[[Connection, Sequence[Command]], Awaitable[None]]) -> str:
     """The DSN of a ledger of two accounts, with every kind of entry, that takes any change."""

@@ -257,7 +257,7 @@ def failure_of(error: grpc.RpcError) -> Failure:
     assert info.domain == "creditledger"
     assert f"ERROR_REASON_{info.reason}" in ErrorReason.keys()  # noqa: SIM118 - an enum wrapper, no dict
     assert (status.code, status.message) == (failure.code.value[0], failure.message)
-    assert failure.message.isascii() and failure.message.isprintable()
+    assert failure.message.isprintable()
     _check_discreet(failure)
     assert trailer_size(failure.message, packed) <= MAX_TRAILER
     return failure
