@@ -72,8 +72,8 @@ class Settings(BaseSettings):
         False, description="serve on more than loopback, though anybody there may do anything"
     )
 
-    decimals: int = Field(
-        0, ge=0, le=9, description="decimals of an amount; fixed at the ledger's first start"
+    decimals: int | None = Field(
+        None, ge=0, le=9, description="decimals of an amount, fixed at the ledger's first start; not set: 0"
     )
     lanes: int = Field(
         2, ge=1, le=64, description="connections that write; an account belongs to one of them"

@@ -6,6 +6,7 @@ import itertools
 import re
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,7 +15,7 @@ from urllib.parse import quote
 import psycopg
 import pytest
 from ledger_harness import ServerProcess
-from ledger_load import UNKNOWN, Plan, effects, open_account, run_together, unequal, verified
+from ledger_load import UNKNOWN, Plan, await_true, effects, open_account, run_together, unequal, verified
 
 IDS = 1_500
 ACCOUNTS = [f"account-{number}" for number in range(6)]
@@ -45,16 +46,37 @@ def test_a_commit_cut_off_has_its_effect_once_and_its_callers_are_answered(
     assert verified(dsn) == f"accounts={len(ACCOUNTS)} entries={IDS + 2 * len(ACCOUNTS)} mismatches=0"
 
 
+def test_while_a_lost_commit_may_still_happen_nobody_is_told_that_nothing_was_written(
+    dsn: str, start_server: Callable[..., ServerProcess]
+) -> None:
+    """The COMMIT comes when the server has long been waiting for the lock that its own lost transaction holds."""
+    with _Proxy(dsn, happens=True, late=3) as proxy:
+        env = {"CREDITLEDGER_LOCK_TIMEOUT_MS": "100"}
+        target = start_server("--database-url", proxy.dsn, env=env).target
+        open_account(target, "account", 1)
+        proxy.cut_every = 1
+
+        [answer] = run_together([Plan([target], [("id", "account")])])
+        proxy.cut_every = 0
+        await_true(lambda: effects(dsn) == 1)
+        [resent] = run_together([Plan([target], [("id", "account")], insist=True)])
+
+    assert answer.outcome in ("OK", "STORAGE_UNAVAILABLE")
+    assert (resent.outcome, resent.replayed) == ("OK", True)
+
+
 class _Proxy:
     """Stands between a server and its Postgres. Cuts a connection at every ``cut_every``-th COMMIT, unless that is 0.
 
-    With ``happens``, Postgres gets the COMMIT and its answer is lost; otherwise Postgres never gets it.
+    With ``happens``, Postgres gets the COMMIT, ``late`` seconds later, and its answer is lost; otherwise Postgres never
+    gets it.
     """
 
-    def __init__(self, dsn: str, happens: bool) -> None:
+    def __init__(self, dsn: str, happens: bool, late: float = 0) -> None:
         self.cut_every = 0
         self.cuts = 0
         self._happens = happens
+        self._late = late
         self._commits = itertools.count(1)
         with psycopg.connect(dsn) as conn:
             info = conn.info
@@ -92,6 +114,7 @@ class _Proxy:
                 if commit.search(data) and self._cuts_now():
                     if self._happens:
                         client.shutdown(socket.SHUT_WR)
+                        time.sleep(self._late)
                         postgres.sendall(data)
                         postgres.shutdown(socket.SHUT_WR)
                         answers.join(10)

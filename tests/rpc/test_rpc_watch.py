@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -29,7 +30,7 @@ from ledger_calls import (
 from ledger_harness import Postgres, with_database
 from ledger_load import await_true, rows
 
-HEARTBEAT = {"CREDITLEDGER_HEARTBEAT_SECONDS": "0.5"}
+HEARTBEAT = {"CREDITLEDGER_HEARTBEAT_SECONDS": "0.2"}
 GRANTED, DEDUCTED = resources_pb2.ENTRY_KIND_GRANTED, resources_pb2.ENTRY_KIND_DEDUCTED
 
 
@@ -244,6 +245,21 @@ def test_a_stream_broken_between_its_snapshots_resumes_with_the_others(ledger: L
     }
     assert told == set(accounts)
     assert event_of(messages[3]) == "caught_up"
+
+
+def test_caught_up_waits_for_entries_that_a_long_transaction_of_others_holds_up(
+    ledger: Ledger, shared_dsn: str, account: str
+) -> None:
+    with Watch(ledger) as watch:
+        cursor = watch.heartbeat().cursor
+    with psycopg.connect(shared_dsn) as other:
+        other.execute("SELECT pg_current_xact_id()")
+        ledger.deduct(account)
+        resumed = Watch(ledger, cursor=cursor)
+        time.sleep(0.5)  # a chance to say too early that it has caught up
+
+    with resumed:
+        assert [event_of(message) for message in resumed.take(2)] == ["change", "caught_up"]
 
 
 def test_a_cursor_fits_its_accounts_in_any_order(ledger: Ledger) -> None:

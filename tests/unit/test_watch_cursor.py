@@ -35,8 +35,8 @@ def invalid(read: Callable[..., object], *arguments: object) -> bool:
 @given(seen)
 def test_a_cursor_of_accounts_tells_the_revision_delivered_of_each(revisions: dict[str, int]) -> None:
     revisions = dict(sorted(revisions.items()))
-    cursor = CURSORS.of_accounts(revisions)
-    assert Cursors(KEY).to_accounts(cursor, list(revisions)) == revisions
+    cursor = CURSORS.for_accounts(list(revisions)).of(revisions)
+    assert Cursors(KEY).for_accounts(list(revisions)).read(cursor) == revisions
 
 
 @settings(deadline=None)
@@ -46,7 +46,10 @@ def test_a_cursor_of_all_tells_the_last_entry_delivered(position: AllPosition) -
 
 
 def test_an_owed_snapshot_survives() -> None:
-    assert CURSORS.to_accounts(CURSORS.of_accounts(SEEN), list(SEEN))["bob"] == SNAPSHOT_OWED
+    assert (
+        CURSORS.for_accounts(list(SEEN)).read(CURSORS.for_accounts(list(SEEN)).of(SEEN))["bob"]
+        == SNAPSHOT_OWED
+    )
 
 
 def test_positions_are_in_the_order_of_delivery() -> None:
@@ -76,8 +79,8 @@ def test_positions_are_in_the_order_of_delivery() -> None:
     ],
 )
 def test_the_cursor_of_other_accounts_is_invalid(account_ids: list[str]) -> None:
-    cursor = CURSORS.of_accounts(SEEN)
-    assert invalid(CURSORS.to_accounts, cursor, account_ids)
+    cursor = CURSORS.for_accounts(list(SEEN)).of(SEEN)
+    assert invalid(CURSORS.for_accounts(account_ids).read, cursor)
 
 
 @settings(deadline=None)
@@ -86,26 +89,26 @@ def test_a_cursor_serves_the_accounts_it_was_made_for_and_no_others(
     revisions: dict[str, int], asked: list[str]
 ) -> None:
     made_for, asked = sorted(revisions), sorted(asked)
-    cursor = CURSORS.of_accounts({account_id: revisions[account_id] for account_id in made_for})
-    assert invalid(CURSORS.to_accounts, cursor, asked) == (asked != made_for)
+    cursor = CURSORS.for_accounts(made_for).of({account_id: revisions[account_id] for account_id in made_for})
+    assert invalid(CURSORS.for_accounts(asked).read, cursor) == (asked != made_for)
 
 
 def test_a_cursor_of_accounts_is_none_of_all_and_the_other_way_round() -> None:
-    assert invalid(CURSORS.to_all, CURSORS.of_accounts({"": 1, "a": 2, "b": 3}))
-    assert invalid(CURSORS.to_accounts, CURSORS.of_all(ALL), ["a", "b", "c"])
+    assert invalid(CURSORS.to_all, CURSORS.for_accounts(["", "a", "b"]).of({"": 1, "a": 2, "b": 3}))
+    assert invalid(CURSORS.for_accounts(["a", "b", "c"]).read, CURSORS.of_all(ALL))
 
 
 def test_the_cursor_of_another_ledger_is_invalid() -> None:
     foreign = Cursors(bytes(32))
     assert invalid(CURSORS.to_all, foreign.of_all(ALL))
-    assert invalid(CURSORS.to_accounts, foreign.of_accounts(SEEN), list(SEEN))
+    assert invalid(CURSORS.for_accounts(list(SEEN)).read, foreign.for_accounts(list(SEEN)).of(SEEN))
 
 
 def test_an_altered_cursor_is_invalid() -> None:
-    accounts, position = CURSORS.of_accounts(SEEN), CURSORS.of_all(ALL)
+    accounts, position = CURSORS.for_accounts(list(SEEN)).of(SEEN), CURSORS.of_all(ALL)
     # The last character may hold bits that mean nothing: see test_domain_seal.
     for place in range(len(accounts) - 1):
-        assert invalid(CURSORS.to_accounts, changed(accounts, place), list(SEEN))
+        assert invalid(CURSORS.for_accounts(list(SEEN)).read, changed(accounts, place))
     for place in range(len(position) - 1):
         assert invalid(CURSORS.to_all, changed(position, place))
 
@@ -117,7 +120,7 @@ def changed(cursor: str, place: int) -> str:
 @pytest.mark.parametrize("cursor", ["", "A", "cursor", "\0", "é", "\ud800", "=", "W10", "A" * 10_000])
 def test_what_is_no_cursor_is_invalid(cursor: str) -> None:
     assert invalid(CURSORS.to_all, cursor)
-    assert invalid(CURSORS.to_accounts, cursor, ["ann"])
+    assert invalid(CURSORS.for_accounts(["ann"]).read, cursor)
 
 
 def test_the_refusal_tells_nothing_of_the_cursor() -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from ..domain.refusal import Reason, Refused
-from .incident import incident
+from .failures import incident
 
 RequestT = TypeVar("RequestT")
 AnswerT = TypeVar("AnswerT")

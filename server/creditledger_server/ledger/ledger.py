@@ -15,6 +15,7 @@ from ..domain.refusal import Reason, Refused
 from ..storage.catalogs import LedgerRow
 from ..storage.connect import Connection, Database
 from ..storage.reads import (
+    DatabaseInfo,
     EntryFilter,
     Snapshot,
     read_accounts,
@@ -22,9 +23,10 @@ from ..storage.reads import (
     read_entry,
     read_entry_of_request,
     read_grants,
+    read_info,
     read_snapshot,
 )
-from .catalogs import Catalogs, CatalogVersion, CurrentCatalog
+from .catalogs import Catalogs, CurrentCatalog
 from .lane import Lane, LaneGroup
 from .reader import Check, Checked, Reader
 from .verify import AccountReport, verify_account
@@ -61,6 +63,7 @@ class Ledger:
         self.identity = identity
         self.catalogs = Catalogs(database.connection)
         self._database = database
+        self._verifying = asyncio.Semaphore(1)
         current = CurrentCatalog()
         self._writers = [Writer(database.connect, current, on_commit) for _ in range(lanes)]
         self._readers = [Reader(database.connect, current) for _ in range(READ_LANES)]
@@ -105,7 +108,7 @@ class Ledger:
             limits = await self._limits(conn, account, snapshot)
             terms = await read_grants(conn, account_id, [lot.grant_revision for lot in account.lots])
         grants = tuple((terms[lot.grant_revision], lot.remaining) for lot in account.lots)
-        return Standing(account, limits, grants, snapshot.now)
+        return Standing(account, limits, grants, max(snapshot.now, account.last_time))
 
     async def account(self, account_id: str) -> Account:
         """One account."""
@@ -120,28 +123,31 @@ class Ledger:
     async def entry(self, account_id: str, revision: int | None, request_id: str) -> Entry:
         """The entry of a revision, or of a request."""
         async with self._database.connection() as conn:
-            _known(await read_snapshot(conn, [account_id]), account_id)
             if revision is None:
                 entry = await read_entry_of_request(conn, account_id, request_id)
             else:
                 entry = await read_entry(conn, account_id, revision)
-        if entry is None:
-            which = f"revision {revision}" if revision is not None else f"request {request_id!r}"
-            raise Refused(
-                Reason.ENTRY_NOT_FOUND, f"account {account_id!r} has no entry of {which}",
-                accountId=account_id, revision=revision, requestId=request_id or None,
-            )  # fmt: skip
-        return entry
+            if entry is not None:
+                return entry
+            await _check_known(conn, account_id)
+        which = f"request {request_id!r}" if revision is None else f"revision {revision}"
+        raise Refused(
+            Reason.ENTRY_NOT_FOUND, f"account {account_id!r} has no entry of {which}",
+            accountId=account_id, revision=revision, requestId=request_id or None,
+        )  # fmt: skip
 
     async def entries(self, account_id: str, which: EntryFilter, limit: int) -> list[Entry]:
         """The first entries of an account that pass the filter."""
         async with self._database.connection() as conn:
-            _known(await read_snapshot(conn, [account_id]), account_id)
-            return await read_entries(conn, account_id, which, limit)
+            entries = await read_entries(conn, account_id, which, limit)
+            if not entries:
+                await _check_known(conn, account_id)
+        return entries
 
     async def verify(self, account_id: str) -> AccountReport:
         """Recomputes an account from its entries; tells the first thing that does not fit."""
-        async with self._database.connection() as conn:
+        # One at a time, and not from the pool: a long history must not keep others from reading.
+        async with self._verifying, await self._database.connect() as conn:
             report = await verify_account(conn, account_id)
         if report.account is None:
             raise _not_found(account_id)
@@ -158,9 +164,10 @@ class Ledger:
             for state in limit_states(account, account.level, catalog, operation, now)
         )
 
-    async def current_catalog(self) -> CatalogVersion | None:
-        """The current catalog, or None while there is none."""
-        return await self.catalogs.get(None)
+    async def info(self) -> DatabaseInfo:
+        """What the database holds."""
+        async with self._database.connection() as conn:
+            return await read_info(conn)
 
 
 def lane_of(account_id: str, lanes: int) -> int:
@@ -173,6 +180,10 @@ def _known(snapshot: Snapshot, account_id: str) -> Account:
     if account is None:
         raise _not_found(account_id).decided_at(0, snapshot.now)
     return account
+
+
+async def _check_known(conn: Connection, account_id: str) -> None:
+    _known(await read_snapshot(conn, [account_id]), account_id)
 
 
 def _not_found(account_id: str) -> Refused:

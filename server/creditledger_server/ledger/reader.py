@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -12,12 +11,11 @@ from ..domain.catalog import Catalog
 from ..domain.decide import Evaluation, check_level, evaluate
 from ..domain.refusal import Reason, Refused
 from ..storage.connect import Connection
-from ..storage.errors import StorageUnavailable
+from ..storage.errors import StorageError, StorageUnavailable
 from ..storage.reads import Snapshot, read_snapshot
 from .catalogs import CurrentCatalog
+from .failures import refusal_of
 from .lane import Ticket
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +53,10 @@ class Reader:
         """Answers a round of checks."""
         try:
             snapshot, catalog = await self._read(sorted({ticket.request.account_id for ticket in tickets}))
-        except StorageUnavailable as error:
-            logger.warning("storage is unavailable: %s", error)
+        except StorageError as error:
+            refusal = refusal_of(error, "a round of checks")
             for ticket in tickets:
-                ticket.answer(
-                    Refused(Reason.STORAGE_UNAVAILABLE, "Postgres does not answer", retry_after=1_000_000)
-                )
+                ticket.answer(refusal)
             return
         for ticket in tickets:
             ticket.answer(_check(ticket.request, snapshot, catalog))
@@ -71,14 +67,22 @@ class Reader:
             await self._conn.close()
 
     async def _read(self, account_ids: Sequence[str]) -> tuple[Snapshot, Catalog]:
+        fresh = self._conn is None or self._conn.closed
         try:
-            if self._conn is None or self._conn.closed:
-                self._conn = await self._connect()
+            return await self._read_once(account_ids)
+        except StorageUnavailable:
+            if fresh:
+                raise
+        return await self._read_once(account_ids)  # the connection may just be older than the Postgres
+
+    async def _read_once(self, account_ids: Sequence[str]) -> tuple[Snapshot, Catalog]:
+        if self._conn is None or self._conn.closed:
+            self._conn = await self._connect()
+        try:
             snapshot = await read_snapshot(self._conn, account_ids)
             return snapshot, (await self._catalog.at(snapshot.catalog_version, self._conn)).catalog
         except StorageUnavailable:
-            if self._conn is not None:
-                await self._conn.close()
+            await self._conn.close()
             raise
 
 

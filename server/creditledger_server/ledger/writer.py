@@ -7,22 +7,19 @@ processes too; a lane only makes it cheap.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from ..domain.account import Account
 from ..domain.catalog import Catalog
 from ..domain.commands import Command, Deduct
 from ..domain.decide import Accepted, decide
-from ..domain.refusal import Reason, Refused
-from ..storage.batch import Loaded, Wanted, lock_and_load, rollback, write_and_commit
+from ..domain.refusal import Refused
+from ..storage.batch import Loaded, Wanted, end_unchanged, lock_and_load, rollback, write_and_commit
 from ..storage.connect import Connection
 from ..storage.errors import BatchRejected, Contended, OpenedElsewhere, StorageUnavailable
 from .catalogs import CurrentCatalog
-from .incident import incident
+from .failures import refusal_of
 from .lane import Ticket, deadline_passed
-
-logger = logging.getLogger(__name__)
 
 Write = Ticket[Command, Accepted]
 Outcome = Accepted | Refused
@@ -49,15 +46,18 @@ class Writer:
 
     async def serve(self, tickets: Sequence[Write]) -> None:
         """Carries out and answers the requests of a round, in order."""
+        waiting = _still_waited_for(tickets)
+        if not waiting:
+            return
         try:
-            outcomes = await self._transact_surely(tickets)
+            outcomes = await self._transact_surely(waiting)
         except (Contended, OpenedElsewhere, BatchRejected) as error:
-            await self._serve_apart(tickets, error)
+            await self._serve_apart(waiting, error)
             return
         except StorageUnavailable as error:
-            logger.warning("storage is unavailable: %s", error)
-            outcomes = [_unavailable() for _ in tickets]
-        for ticket, outcome in zip(tickets, outcomes, strict=True):
+            refusal = refusal_of(error, "a round of writes")
+            outcomes = [refusal for _ in waiting]
+        for ticket, outcome in zip(waiting, outcomes, strict=True):
             ticket.answer(outcome)
 
     async def close(self) -> None:
@@ -72,19 +72,25 @@ class Writer:
             parts = [[ticket] for ticket in tickets] if isinstance(error, BatchRejected) else []
         if len(tickets) == 1 or not parts:
             for ticket in tickets:
-                ticket.answer(_refusal_of(error))
+                ticket.answer(refusal_of(error, "a write"))
         else:
             for part in parts:
                 await self.serve(part)
 
     async def _transact_surely(self, tickets: Sequence[Write]) -> list[Outcome]:
         """Repeats what is safe to repeat, a lost COMMIT too: if it happened, the request ids are found and replayed."""
+        unsure = False  # whether a COMMIT was lost that may still be under way
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return await self._transact(tickets)
-            except (OpenedElsewhere, StorageUnavailable) as error:
+            except (OpenedElsewhere, StorageUnavailable, Contended) as error:
                 await self._recover(error)
+                unsure = unsure or isinstance(error, StorageUnavailable)
+                if isinstance(error, Contended) and not unsure:
+                    raise
                 if attempt == _ATTEMPTS:
+                    if unsure:
+                        raise StorageUnavailable("the outcome of an earlier COMMIT is unknown") from error
                     raise
             except BaseException as error:
                 await self._recover(error)
@@ -100,7 +106,7 @@ class Writer:
             raise BatchRejected(repr(error)) from error
         changed = [account for account in loaded.accounts.values() if account.written]
         if not changed:
-            await rollback(conn)
+            await end_unchanged(conn)
             return outcomes
         await write_and_commit(conn, changed, loaded.transaction_id)
         self._on_commit(changed)
@@ -115,7 +121,7 @@ class Writer:
                 return loaded, newest.catalog
             # Another catalog may count other uses: read it, then load again.
             await self._catalog.at(loaded.catalog_version, conn)
-            await rollback(conn)
+            await end_unchanged(conn)
 
     async def _connection(self) -> Connection:
         if self._conn is None or self._conn.closed:
@@ -127,7 +133,7 @@ class Writer:
         conn, self._conn = self._conn, None
         if conn is None:
             return
-        if isinstance(error, (Contended, BatchRejected, OpenedElsewhere)):
+        if isinstance(error, (Contended, OpenedElsewhere)):
             try:
                 await rollback(conn)
                 self._conn = conn
@@ -187,17 +193,13 @@ def _by_account(tickets: Sequence[Write]) -> list[list[Write]]:
     return list(parts.values())
 
 
-def _refusal_of(error: Exception) -> Refused:
-    if isinstance(error, BatchRejected):
-        return incident("a request was rejected", error)
-    return Refused(
-        Reason.CONTENTION, "the account is locked by others; nothing was written", retry_after=200_000
-    )
-
-
-def _unavailable() -> Refused:
-    return Refused(
-        Reason.STORAGE_UNAVAILABLE,
-        "Postgres does not answer; send the same request again",
-        retry_after=1_000_000,
-    )
+def _still_waited_for(tickets: Sequence[Write]) -> list[Write]:
+    """Drops those whose callers have left: a part of a round can have waited long for the locks of another."""
+    clock = asyncio.get_running_loop().time()
+    waiting = []
+    for ticket in tickets:
+        if ticket.call.abandoned(clock):
+            ticket.answer(deadline_passed())
+        else:
+            waiting.append(ticket)
+    return waiting

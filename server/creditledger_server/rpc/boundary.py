@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn
 
@@ -13,11 +12,11 @@ from google.protobuf.message import DecodeError
 from grpc.aio import AbortError, InternalError, ServerInterceptor, ServicerContext
 
 from ..domain.refusal import Reason, Refused
-from ..ledger.incident import incident
-from ..storage.errors import Contended, StorageUnavailable
+from ..ledger.failures import refusal_of
 from .status import CODES, rich_status
 
-logger = logging.getLogger(__name__)
+STALL_SECONDS = 30.0
+"""How long a stream's reader may take to read one message."""
 
 Handler = Any
 Context = ServicerContext[Any, Any]
@@ -120,9 +119,13 @@ async def _send_all(answer: Any, context: Context) -> None:
     async with contextlib.aclosing(answer):
         async for message in answer:
             try:
-                await context.write(message)
+                async with asyncio.timeout(STALL_SECONDS):
+                    await context.write(message)
             except InternalError as error:
                 raise _CallerGone from error
+            except TimeoutError as error:
+                words = "the reader has not read for too long; resume with the last cursor"
+                raise Refused(Reason.WATCHER_TOO_SLOW, words, retry_after=100_000) from error
 
 
 async def _decoded(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
@@ -138,27 +141,12 @@ def _check_decoded(request: Any) -> None:
 
 
 def _refusal_of(error: Exception, method: str) -> Refused:
-    match error:
-        case Refused():
-            if error.reason is Reason.NOT_IMPLEMENTED:
-                error.metadata["method"] = method
-            return error
-        case StorageUnavailable():
-            logger.warning("%s: storage is unavailable: %s", method, error)
-            return Refused(
-                Reason.STORAGE_UNAVAILABLE,
-                "Postgres does not answer; send the same request again",
-                retry_after=1_000_000,
-            )
-        case Contended():
-            return Refused(Reason.CONTENTION, "Postgres is busy with others; try again", retry_after=200_000)
-        case NotImplementedError():
-            return Refused(
-                Reason.NOT_IMPLEMENTED,
-                "this version of the server does not serve the method yet",
-                method=method,
-            )
-    return incident(method, error)
+    if isinstance(error, NotImplementedError):
+        error = Refused(Reason.NOT_IMPLEMENTED, "this version of the server does not serve this yet")
+    refusal = refusal_of(error, method)
+    if refusal.reason is Reason.NOT_IMPLEMENTED:
+        refusal.metadata["method"] = method
+    return refusal
 
 
 async def _abort(context: Context, refusal: Refused) -> NoReturn:

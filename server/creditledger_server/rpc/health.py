@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from grpc_health.v1 import health, health_pb2
 from grpc_health.v1._async import HealthServicer
 
-from ..storage.connect import Database
-from ..storage.errors import BatchRejected, Contended, StorageUnavailable
+from ..storage.connect import Connection, Database
+from ..storage.errors import StorageError
+from ..storage.reads import read_info
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ class Health:
         self._schema_version = schema_version
         self._services = ("", *services)
         self._serving = False
+        self._conn: Connection | None = None
 
     async def start(self) -> None:
         """NOT_SERVING until the first good probe; grpc's own default for "" is SERVING."""
@@ -34,12 +36,15 @@ class Health:
 
     async def run(self) -> None:
         """Probes until cancelled."""
-        while True:
-            serving = await self._probe()
-            if serving != self._serving:
-                logger.log(logging.INFO if serving else logging.WARNING, "health: serving=%s", serving)
-                await self._set(serving=serving)
-            await asyncio.sleep(PROBE_SECONDS)
+        try:
+            while True:
+                serving = await self._probe()
+                if serving != self._serving:
+                    logger.log(logging.INFO if serving else logging.WARNING, "health: serving=%s", serving)
+                    await self._set(serving=serving)
+                await asyncio.sleep(PROBE_SECONDS)
+        finally:
+            await self._drop()
 
     async def drain(self) -> None:
         """NOT_SERVING for good."""
@@ -48,10 +53,19 @@ class Health:
     async def _probe(self) -> bool:
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT):
-                info = await self._database.info()
-        except (StorageUnavailable, Contended, BatchRejected, TimeoutError):
+                # A connection of its own: a pool that callers have emptied is no reason to go.
+                if self._conn is None or self._conn.closed:
+                    self._conn = await self._database.connect()
+                info = await read_info(self._conn)
+        except (StorageError, TimeoutError):
+            await self._drop()
             return False
         return info.schema_version == self._schema_version
+
+    async def _drop(self) -> None:
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            await conn.close()
 
     async def _set(self, *, serving: bool) -> None:
         self._serving = serving

@@ -10,7 +10,6 @@ from ..domain.commands import Command, GrantCredits, OpenAccount
 from ..domain.decide import Accepted
 from ..domain.refusal import Reason, Refused
 from ..ledger.ledger import Ledger
-from ..storage.connect import Database
 from . import convert
 from .catalog_messages import catalog_message, catalog_of
 from .context import Context, accepted, deadline_of
@@ -23,9 +22,8 @@ MAX_PRIORITY = 1_000
 class LedgerAdminService(LedgerAdminServicer):
     """The control plane. Methods that are not here answer UNIMPLEMENTED."""
 
-    def __init__(self, ledger: Ledger, database: Database, default_deadline: float) -> None:
+    def __init__(self, ledger: Ledger, default_deadline: float) -> None:
         self._ledger = ledger
-        self._database = database
         self._pages = Pages(ledger.identity.cursor_key)
         self._default_deadline = default_deadline
 
@@ -115,7 +113,7 @@ class LedgerAdminService(LedgerAdminServicer):
     async def GetServerInfo(
         self, request: pb.GetServerInfoRequest, context: Context
     ) -> pb.GetServerInfoResponse:
-        info = await self._database.info()
+        info = await self._ledger.info()
         return pb.GetServerInfoResponse(
             ledger_id=str(self._ledger.identity.ledger_id),
             decimals=self._ledger.identity.decimals,

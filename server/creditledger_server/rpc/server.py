@@ -21,7 +21,7 @@ from ..domain.refusal import Refused
 from ..ledger.ledger import Ledger
 from ..storage.catalogs import ensure_ledger
 from ..storage.connect import Database
-from ..storage.errors import BatchRejected, Contended, StorageUnavailable
+from ..storage.errors import StorageError
 from ..storage.schema import expected_version
 from ..watch.hub import Hub
 from ..watch.stream import Watcher
@@ -61,33 +61,43 @@ async def serve(
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    database = Database(
+    # Streams read through a pool of their own: thousands that wake at once must not keep calls waiting.
+    database, stream_database = _database(settings, dsn), _database(settings, dsn)
+    try:
+        await database.open()
+        await stream_database.open()
+        await _serve_on(database, stream_database, settings, catalog, on_ready, stop)
+    except StorageError as error:
+        raise StartupError(f"cannot use the database: {_one_line(error)}") from error
+    except Refused as refusal:
+        raise StartupError(refusal.message) from refusal
+    finally:
+        await stream_database.close()
+        await database.close()
+
+
+def _database(settings: Settings, dsn: str) -> Database:
+    return Database(
         dsn,
         pool_size=settings.pool_size,
         lock_timeout=settings.lock_timeout_ms,
         statement_timeout=settings.statement_timeout_ms,
     )
-    try:
-        await database.open()
-        await _serve_on(database, settings, catalog, on_ready, stop)
-    except (StorageUnavailable, Contended, BatchRejected) as error:
-        raise StartupError(f"cannot use the database: {_one_line(error)}") from error
-    except Refused as refusal:
-        raise StartupError(refusal.message) from refusal
-    finally:
-        await database.close()
 
 
 async def _serve_on(
     database: Database,
+    stream_database: Database,
     settings: Settings,
     catalog: Catalog | None,
     on_ready: Callable[[str], None],
     stop: asyncio.Event,
 ) -> None:
     async with database.connection() as conn:
-        identity = await ensure_ledger(conn, settings.decimals)
-    hub = Hub(database.connection, settings.watch_poll_ms / 1_000)
+        identity = await ensure_ledger(conn, settings.decimals or 0)
+    if settings.decimals not in (None, identity.decimals):
+        raise StartupError(f"this ledger has {identity.decimals} decimals, which cannot be changed")
+    hub = Hub(stream_database.connection, settings.watch_poll_ms / 1_000)
     ledger = Ledger(
         database,
         identity,
@@ -100,8 +110,8 @@ async def _serve_on(
         await ledger.catalogs.apply(catalog)
     health = Health(database, expected_version(), SERVICES)
     await health.start()
-    watcher = Watcher(ledger, database.connection, hub, settings.heartbeat_seconds)
-    server = _create_server(ledger, database, watcher, health, settings)
+    watcher = Watcher(ledger, stream_database.connection, hub, settings.heartbeat_seconds)
+    server = _create_server(ledger, watcher, health, settings)
     port = _bind(server, settings.listen)
     async with asyncio.TaskGroup() as tasks:
         background = [tasks.create_task(work()) for work in (ledger.run, hub.run, health.run)]
@@ -113,14 +123,12 @@ async def _serve_on(
             task.cancel()
 
 
-def _create_server(
-    ledger: Ledger, database: Database, watcher: Watcher, health: Health, settings: Settings
-) -> grpc.aio.Server:
+def _create_server(ledger: Ledger, watcher: Watcher, health: Health, settings: Settings) -> grpc.aio.Server:
     server = grpc.aio.server(interceptors=[Boundary()], options=_OPTIONS)
     deadline = settings.default_deadline_ms / 1_000
     # Abstract to mypy only: the generated base answers for the methods that are not served yet.
     credit_ledger = CreditLedgerService(ledger, watcher, deadline)  # type: ignore[abstract]
-    ledger_admin = LedgerAdminService(ledger, database, deadline)  # type: ignore[abstract]
+    ledger_admin = LedgerAdminService(ledger, deadline)  # type: ignore[abstract]
     add_CreditLedgerServicer_to_server(credit_ledger, server)
     add_LedgerAdminServicer_to_server(ledger_admin, server)
     add_HealthServicer_to_server(health.servicer, server)

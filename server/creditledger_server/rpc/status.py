@@ -47,6 +47,7 @@ CODES: dict[Reason, StatusCode] = {
     Reason.DEADLINE_PASSED: StatusCode.DEADLINE_EXCEEDED,
     Reason.CURSOR_INVALID: StatusCode.INVALID_ARGUMENT,
     Reason.CURSOR_AHEAD: StatusCode.OUT_OF_RANGE,
+    Reason.WATCHER_TOO_SLOW: StatusCode.RESOURCE_EXHAUSTED,
     Reason.NOT_IMPLEMENTED: StatusCode.UNIMPLEMENTED,
     Reason.INTERNAL: StatusCode.INTERNAL,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from creditledger.v1 import resources_pb2
 from creditledger.v1.credit_ledger_pb2 import CanPerformRequest, DeductRequest
@@ -21,6 +21,7 @@ MAX_LABELS = 32
 MAX_METRICS = 32
 MAX_METADATA = 4_096
 MAX_METADATA_DEPTH = 16
+MAX_KINDS = 100
 MAX_PAGE = 1_000
 DEFAULT_PAGE = 100
 
@@ -128,8 +129,11 @@ class Fields:
             self.wrong("page_size", "must be 0 or more")
         return min(value or DEFAULT_PAGE, MAX_PAGE)
 
-    def enums(self, field: str, values: Iterable[int], known: Iterable[int]) -> None:
+    def enums(self, field: str, values: Sequence[int], known: Iterable[int]) -> None:
         """Values of an open enum, where the zero and unknown numbers mean nothing."""
+        if len(values) > MAX_KINDS:
+            self.wrong(field, f"must be at most {MAX_KINDS} values")
+            return
         allowed = set(known) - {0}
         for index, value in enumerate(values):
             if value not in allowed:
@@ -156,6 +160,9 @@ class Fields:
         return self.duration("usage.response_time", message.response_time, _MAX_RESPONSE_TIME)
 
     def _metadata(self, struct: Struct) -> dict[str, JSON]:
+        if struct.ByteSize() > 16 * MAX_METADATA:  # before looking into it
+            self.wrong("usage.metadata", f"must be at most {MAX_METADATA} bytes as JSON")
+            return {}
         try:
             metadata = _from_struct(struct, MAX_METADATA_DEPTH)
             size = len(canonical_json(metadata).encode())

@@ -11,7 +11,7 @@ from .connect import Connection
 from .errors import translated
 from .rows import ENTRY_COLUMNS, entry_from_row
 
-_PAGE = 2_000
+_PAGE = 500  # a page is read and hashed without a pause for others
 
 _PAGE_OF_ENTRIES = f"""
 SELECT {ENTRY_COLUMNS} FROM entry WHERE account_id = %s AND revision > %s ORDER BY revision LIMIT %s

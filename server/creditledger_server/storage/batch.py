@@ -1,4 +1,4 @@
-"""One transaction for many requests, in two round trips: lock and load, then write and commit.
+"""One transaction for many requests, in three round trips: lock, load, then write and commit.
 
 The lock is a statement of its own and everything else is read by later ones: in READ COMMITTED a statement that waited
 for a lock sees the locked row as it is now, but everything else as it was before the wait.
@@ -118,16 +118,16 @@ VALUES (%s, %s, %s::text[], %s::bigint[], %s::bigint[])
 async def lock_and_load(conn: Connection, wanted: Wanted) -> Loaded:
     """Begins the transaction, locks the accounts in order and reads what the batch needs. Raises as ``translated``."""
     with translated():
+        uses: AsyncCursor[Any] | None = None
         async with conn.pipeline():
             await conn.execute("BEGIN")
             accounts = await conn.execute(_LOCK, [text_array(wanted.accounts)], prepare=True)
-            requests = await conn.execute(_LOAD_REQUESTS, _columns(wanted.requests, "tt"), prepare=True)
-            uses = (
-                await conn.execute(_LOAD_USES, _columns(wanted.uses, "tti"), prepare=True)
-                if wanted.uses
-                else None
-            )
-        loaded = await _assemble(accounts, requests)
+            if wanted.uses:
+                uses = await conn.execute(_LOAD_USES, _columns(wanted.uses, "tti"), prepare=True)
+        # Not within the pipeline, at whose end psycopg may send a Flush: Postgres then takes the session for busy, and
+        # idle_in_transaction_session_timeout would not free the locks of a server that stops here.
+        requests = await conn.execute(_LOAD_REQUESTS, _columns(wanted.requests, "tt"), prepare=True)
+        loaded = _assemble(await accounts.fetchall(), await requests.fetchall())
         if uses:
             _attach_uses(loaded.accounts, await uses.fetchall())
     return loaded
@@ -149,17 +149,23 @@ async def write_and_commit(conn: Connection, accounts: Iterable[Account], transa
             await conn.execute("COMMIT")
 
 
+async def end_unchanged(conn: Connection) -> None:
+    """Ends a transaction that has written nothing. Raises as ``translated``."""
+    with translated():
+        # Not ROLLBACK, upon which psycopg forgets its prepared statements. And there is nothing to flush.
+        await conn.execute("SET LOCAL synchronous_commit = off; COMMIT", prepare=False)
+
+
 async def rollback(conn: Connection) -> None:
     """Ends the transaction without a trace and frees its locks. Raises as ``translated``."""
     with translated():
         await conn.execute("ROLLBACK")
 
 
-async def _assemble(accounts: AsyncCursor[Any], requests: AsyncCursor[Any]) -> Loaded:
-    found = {row[0]: account_from_row(row) for row in await accounts.fetchall()}
-    rows = await requests.fetchall()
-    now, transaction_id, catalog_version = rows[0][:3]
-    for row in rows:
+def _assemble(accounts: list[Any], requests: list[Any]) -> Loaded:
+    found = {row[0]: account_from_row(row) for row in accounts}
+    now, transaction_id, catalog_version = requests[0][:3]
+    for row in requests:
         if row[3] is not None and row[3] in found:
             entry = entry_from_row(row[3:])
             found[entry.account_id].remembered[str(entry.request_id)] = entry

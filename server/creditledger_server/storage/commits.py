@@ -43,7 +43,9 @@ _HORIZON = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
 
 _POSITIONS = f"SELECT {_HORIZON}, pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 
-_TOUCHED = f"SELECT {_HORIZON}, array(SELECT unnest(account_ids) FROM commit_log WHERE position >= %s)"
+_TOUCHED = (
+    f"SELECT {_HORIZON}, array(SELECT DISTINCT unnest(account_ids) FROM commit_log WHERE position >= %s)"
+)
 
 # Everything of the first position, of which some may have been read, and of about as many more as the limit says.
 _COMMITTED = f"""

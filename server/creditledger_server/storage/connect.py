@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from ..domain.times import to_micros
 from .errors import translated
 
 Connection = AsyncConnection[tuple[Any, ...]]
@@ -20,19 +19,6 @@ _KEEPALIVE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
 }
-
-
-class DatabaseInfo(NamedTuple):
-    """The version of the schema and of the current catalog (0: none), and the database's time in microseconds."""
-
-    schema_version: str
-    catalog_version: int
-    now: int
-
-
-_INFO = """
-SELECT (SELECT version_num FROM alembic_version), coalesce((SELECT max(version) FROM catalog), 0), clock_timestamp()
-"""
 
 
 class Database:
@@ -80,13 +66,6 @@ class Database:
         with translated():
             async with self._pool.connection() as conn:
                 yield conn
-
-    async def info(self) -> DatabaseInfo:
-        """What Postgres holds now; also the probe of health. Raises StorageUnavailable without a schema."""
-        async with self.connection() as conn:
-            cursor = await conn.execute(_INFO)
-            schema_version, catalog_version, now = await cursor.fetchone() or ("", 0, None)
-        return DatabaseInfo(schema_version, catalog_version, to_micros(now))
 
 
 def _parameters(lock_timeout: int, statement_timeout: int) -> dict[str, Any]:

@@ -10,19 +10,27 @@ from psycopg import errors
 from psycopg_pool import PoolTimeout, TooManyRequests
 
 
-class StorageUnavailable(Exception):
+class StorageError(Exception):
+    """Any of the following."""
+
+
+class StorageUnavailable(StorageError):
     """Postgres did not answer, or is in no state to. Whether a commit under way happened is unknown."""
 
 
-class Contended(Exception):
+class Overloaded(StorageError):
+    """More wait for a connection than the pool lets wait."""
+
+
+class Contended(StorageError):
     """The transaction was rolled back because others were in its way."""
 
 
-class BatchRejected(Exception):
+class BatchRejected(StorageError):
     """Postgres rolled the transaction back because of what it was asked: a bug, or data that slipped validation."""
 
 
-class OpenedElsewhere(Exception):
+class OpenedElsewhere(StorageError):
     """Another server opened one of the batch's accounts meanwhile: nothing was written, load again."""
 
 
@@ -40,7 +48,6 @@ _UNAVAILABLE = (
     errors.UndefinedTable,
     errors.IdleInTransactionSessionTimeout,
     PoolTimeout,
-    TooManyRequests,
     OSError,
     TimeoutError,
 )
@@ -51,6 +58,8 @@ def translated() -> Iterator[None]:
     """Turns psycopg's errors into the ones above."""
     try:
         yield
+    except TooManyRequests as error:
+        raise Overloaded(str(error)) from error
     except _CONTENDED as error:
         raise Contended(str(error)) from error
     except errors.UniqueViolation as error:

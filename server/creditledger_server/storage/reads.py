@@ -44,6 +44,18 @@ class EntryFilter:
     newest_first: bool = True
 
 
+class DatabaseInfo(NamedTuple):
+    """The version of the schema and of the current catalog (0: none), and the database's time in microseconds."""
+
+    schema_version: str
+    catalog_version: int
+    now: int
+
+
+_INFO = """
+SELECT (SELECT version_num FROM alembic_version), coalesce((SELECT max(version) FROM catalog), 0), clock_timestamp()
+"""
+
 _ACCOUNT_FIELDS = len(ACCOUNT_COLUMNS.split(","))
 
 _SNAPSHOT = f"""
@@ -74,6 +86,12 @@ WHERE account_id > %(after)s AND starts_with(account_id, %(prefix)s) AND account
   AND (%(level)s::text IS NULL OR level = %(level)s)
 ORDER BY account_id LIMIT %(limit)s
 """
+
+
+async def read_info(conn: Connection) -> DatabaseInfo:
+    """What Postgres holds now; also the probe of health. Raises StorageUnavailable without a schema."""
+    [(schema_version, catalog_version, now)] = await _fetch(conn, _INFO, [])
+    return DatabaseInfo(schema_version, catalog_version, to_micros(now))
 
 
 async def read_snapshot(conn: Connection, account_ids: Sequence[str]) -> Snapshot:

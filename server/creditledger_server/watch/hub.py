@@ -11,7 +11,7 @@ from ..domain.account import Account
 from ..domain.refusal import Reason, Refused
 from ..storage.commits import read_positions, read_touched
 from ..storage.connect import Connection
-from ..storage.errors import Contended, StorageUnavailable
+from ..storage.errors import StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class Hub:
                 continue
             try:
                 position = await self._poll(position)
-            except (StorageUnavailable, Contended) as error:
+            except StorageError as error:
                 logger.warning("cannot read the commit log: %s", error)
             await asyncio.sleep(self._poll_seconds)
 
@@ -130,9 +130,11 @@ class Hub:
         return horizon
 
     def _notify(self, account_ids: Iterable[str]) -> None:
+        account_id = ""
         for account_id in account_ids:
             for subscription in self._by_account.get(account_id, ()):
                 subscription.notify(account_id)
+        if account_id:
             for subscription in self._of_all:
                 subscription.notify(account_id)
 

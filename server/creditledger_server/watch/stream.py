@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -13,8 +14,8 @@ from ..domain.refusal import Reason, Refused
 from ..ledger.ledger import Ledger, Standing
 from ..storage.commits import read_after, read_committed, read_positions, read_revisions
 from ..storage.connect import Connection
-from .cursor import SNAPSHOT_OWED, AllPosition, Cursors
-from .hub import Hub, Subscription
+from .cursor import SNAPSHOT_OWED, AccountCursors, AllPosition, Cursors
+from .hub import Hub
 
 PAGE = 500
 """How many entries are read at once: bounds what a stream holds in memory."""
@@ -63,23 +64,23 @@ class Watcher:
         self, account_ids: list[str], cursor: str, kinds: frozenset[int]
     ) -> AsyncIterator[Message]:
         with self._hub.subscribe(account_ids) as subscription:
-            seen = dict.fromkeys(account_ids, SNAPSHOT_OWED)
-            if cursor:
-                seen = self._cursors.to_accounts(cursor, account_ids)
+            cursors = self._cursors.for_accounts(account_ids)
+            seen = cursors.read(cursor) if cursor else dict.fromkeys(account_ids, SNAPSHOT_OWED)
             await self._check_revisions(seen)
-            async for message in self._snapshots(seen):
+            async for message in self._snapshots(seen, cursors):
                 yield message
-            async for message in self._news(seen, set(account_ids), kinds):
+            async for message in self._news(seen, cursors, set(account_ids), kinds):
                 yield message
             if cursor:
-                yield Message(self._cursors.of_accounts(seen), Signal.CAUGHT_UP)
+                yield Message(cursors.of(seen), Signal.CAUGHT_UP)
+            beat = self._next_beat()
             while True:
-                changed = await self._wait(subscription)
-                if changed is None:
-                    yield Message(self._cursors.of_accounts(seen), Signal.HEARTBEAT)
-                    changed = set()
-                async for message in self._news(seen, changed, kinds):
+                changed = await subscription.wait(_until(beat)) or set()
+                async for message in self._news(seen, cursors, changed, kinds):
                     yield message
+                if _until(beat) <= 0:
+                    yield Message(cursors.of(seen), Signal.HEARTBEAT)
+                    beat = self._next_beat()
 
     async def _watch_all(self, cursor: str, kinds: frozenset[int]) -> AsyncIterator[Message]:
         with self._hub.subscribe(None) as subscription:
@@ -92,6 +93,7 @@ class Watcher:
             if not replaying:
                 # At once, so that a stream that breaks before its first entry can be resumed without a gap.
                 yield Message(self._cursors.of_all(seen), Signal.HEARTBEAT)
+            beat = self._next_beat()
             while True:
                 async for position, entry in self._committed_after(seen):
                     seen = position
@@ -100,8 +102,10 @@ class Watcher:
                 if replaying:
                     replaying = False
                     yield Message(self._cursors.of_all(seen), Signal.CAUGHT_UP)
-                if await self._wait(subscription) is None:
+                if _until(beat) <= 0:
                     yield Message(self._cursors.of_all(seen), Signal.HEARTBEAT)
+                    beat = self._next_beat()
+                await subscription.wait(_until(beat))
 
     async def _check_revisions(self, seen: dict[str, int]) -> None:
         async with self._connect() as conn:
@@ -112,14 +116,14 @@ class Watcher:
             if revision > revisions[account_id]:
                 raise _ahead()
 
-    async def _snapshots(self, seen: dict[str, int]) -> AsyncIterator[Message]:
+    async def _snapshots(self, seen: dict[str, int], cursors: AccountCursors) -> AsyncIterator[Message]:
         for account_id in [name for name, revision in seen.items() if revision == SNAPSHOT_OWED]:
             standing = await self._ledger.standing(account_id)
             seen[account_id] = standing.account.revision
-            yield Message(self._cursors.of_accounts(seen), standing)
+            yield Message(cursors.of(seen), standing)
 
     async def _news(
-        self, seen: dict[str, int], changed: set[str], kinds: frozenset[int]
+        self, seen: dict[str, int], cursors: AccountCursors, changed: set[str], kinds: frozenset[int]
     ) -> AsyncIterator[Message]:
         """What the tables hold beyond ``seen``, which moves along. No connection is held while a message is sent."""
         for account_id in sorted(changed):
@@ -132,7 +136,7 @@ class Watcher:
                     assert entry.revision == seen[account_id] + 1, "a gap in the history"
                     seen[account_id] = entry.revision
                     if not kinds or entry.kind in kinds:
-                        yield Message(self._cursors.of_accounts(seen), entry)
+                        yield Message(cursors.of(seen), entry)
 
     async def _committed_after(self, seen: AllPosition) -> AsyncIterator[tuple[AllPosition, Entry | None]]:
         """Entries beyond ``seen`` with their positions; at the end the horizon, below which there is nothing more."""
@@ -148,9 +152,13 @@ class Watcher:
                 yield max(seen, AllPosition(reach.horizon)), None
                 return
 
-    async def _wait(self, subscription: Subscription) -> set[str] | None:
+    def _next_beat(self) -> float:
         # Jittered, so that thousands of streams do not beat together.
-        return await subscription.wait(self._heartbeat_seconds * random.uniform(0.9, 1.1))
+        return asyncio.get_running_loop().time() + self._heartbeat_seconds * random.uniform(0.9, 1.1)
+
+
+def _until(beat: float) -> float:
+    return max(0.0, beat - asyncio.get_running_loop().time())
 
 
 def _ahead() -> Refused:
