@@ -23,6 +23,7 @@ from ledger_calls import (
     deduction,
     example_catalog,
     failure_of,
+    first_of,
     path_of,
     serving,
     unique,
@@ -160,24 +161,52 @@ def error_of(answer: Any) -> grpc.RpcError:
     return error
 
 
-def test_open_streams_end_or_go_on_when_the_database_was_away(postgres: Postgres, dsn: str) -> None:
-    with serving(dsn, env={"CREDITLEDGER_HEARTBEAT_SECONDS": "0.5"}) as (_, ledger):
+def test_once_it_is_serving_again_no_call_fails(postgres: Postgres, dsn: str) -> None:
+    with serving(dsn) as (_, ledger):
+        account = ledger.open("account", level="pro", credits_=10)
+        ledger.can_perform(account)
+        with database_away(postgres, dsn):
+            await_statuses(ledger, NOT_SERVING)
+        await_statuses(ledger, SERVING)
+
+        codes = [
+            code_of(call)
+            for _ in range(5)
+            for call in (
+                lambda: ledger.can_perform(account),
+                lambda: ledger.balance(account),
+                lambda: ledger.entries(account),
+                lambda: first_of(ledger.call(pb.WatchUsageRequest(account_ids=[account]))),
+                lambda: ledger.deduct(account),
+            )
+        ]
+
+        assert codes == [grpc.StatusCode.OK] * 25
+
+
+def test_a_stream_resumes_behind_what_it_told_before_the_database_was_away(
+    postgres: Postgres, dsn: str
+) -> None:
+    with serving(dsn, env={"CREDITLEDGER_HEARTBEAT_SECONDS": "0.2"}) as (_, ledger):
         account = ledger.open(credits_=10)
-        stream = ledger.call(pb.WatchUsageRequest(account_ids=[account]))
-        cursor = next(stream).cursor
+        request = pb.WatchUsageRequest(account_ids=[account])
+        stream = ledger.call(request)
+        request.cursor = next(stream).cursor
         with database_away(postgres, dsn):
             await_statuses(ledger, NOT_SERVING)
         await_statuses(ledger, SERVING)
         ledger.deduct(account)
-        try:
-            message = next(stream)
-            while message.WhichOneof("event") != "change":
-                message = next(stream)
-        except grpc.RpcError as error:
-            assert failure_of(error).word == "UNAVAILABLE / STORAGE_UNAVAILABLE"
-            message = next(ledger.call(pb.WatchUsageRequest(account_ids=[account], cursor=cursor)))
 
-        assert message.change.entry.revision == 3
+        revision = None
+        while revision is None:
+            try:
+                message = next(stream)
+                revision = message.change.entry.revision if message.HasField("change") else None
+            except grpc.RpcError as error:
+                assert failure_of(error).word == "UNAVAILABLE / STORAGE_UNAVAILABLE"
+                stream = ledger.call(request)
+
+        assert revision == 3
 
 
 def test_a_database_that_a_newer_server_migrates_is_no_longer_served(dsn: str) -> None:

@@ -28,7 +28,9 @@ async def connect(dsn: str) -> AsyncIterator[Connect]:
     async with AsyncExitStack() as stack:
 
         async def open_one() -> Connection:
-            return await stack.enter_async_context(await database.connect())
+            conn = await database.connect()
+            stack.push_async_callback(conn.close)  # also one whose transaction Postgres has ended
+            return conn
 
         yield open_one
 

@@ -18,12 +18,14 @@ from ..storage.reads import EntryFilter
 from ..watch.stream import Message, Signal, Watcher
 from . import convert
 from .context import Context, accepted, deadline_of
-from .paging import Pages
+from .paging import Pages, fitting
 from .status import item_status, reason_number
 from .validate import Fields
 
 MAX_BATCH = 1_000
 MAX_WATCHED = 1_000
+MAX_MESSAGE = 4 << 20  # what grpc clients take unless told otherwise
+ENTRY_OVERHEAD = 800  # what an answer adds to its request, with four limits and a name of 128 bytes twice
 
 
 class CreditLedgerService(CreditLedgerServicer):
@@ -55,6 +57,9 @@ class CreditLedgerService(CreditLedgerServicer):
     async def BatchDeduct(self, request: pb.BatchDeductRequest, context: Context) -> pb.BatchDeductResponse:
         if not 1 <= len(request.requests) <= MAX_BATCH:
             raise _field_invalid("requests", f"must be 1 to {MAX_BATCH} requests")
+        # Entries repeat what was sent: an answer that cannot arrive must not be charged for.
+        if request.ByteSize() + len(request.requests) * ENTRY_OVERHEAD > MAX_MESSAGE:
+            raise _field_invalid("requests", "are too large together for one answer; send fewer at once")
         commands = [_command_or_refusal(item) for item in request.requests]
         answers = iter(
             await self._ledger.write(
@@ -95,11 +100,10 @@ class CreditLedgerService(CreditLedgerServicer):
         size = fields.page_size(request.page_size)
         which = _entry_filter(fields, request, self._pages.position(fields, request))
         fields.check()
-        entries = await self._ledger.entries(request.account_id, which, size + 1)
-        token = self._pages.token(request, entries[size - 1].revision) if len(entries) > size else ""
-        return pb.ListEntriesResponse(
-            entries=[convert.entry(entry) for entry in entries[:size]], next_page_token=token
-        )
+        found = await self._ledger.entries(request.account_id, which, size + 1)
+        entries = fitting([convert.entry(entry) for entry in found[:size]])
+        token = self._pages.token(request, entries[-1].revision) if len(entries) < len(found) else ""
+        return pb.ListEntriesResponse(entries=entries, next_page_token=token)
 
     async def WatchUsage(
         self, request: pb.WatchUsageRequest, context: Context

@@ -31,8 +31,8 @@ class Health:
         self._conn: Connection | None = None
 
     async def start(self) -> None:
-        """NOT_SERVING until the first good probe; grpc's own default for "" is SERVING."""
-        await self._set(serving=False)
+        """Probes once, so that what is ready also says so; grpc's own default for "" is SERVING."""
+        await self._set(serving=await self._probe())
 
     async def run(self) -> None:
         """Probes until cancelled."""

@@ -13,7 +13,7 @@ from ..ledger.ledger import Ledger
 from . import convert
 from .catalog_messages import catalog_message, catalog_of
 from .context import Context, accepted, deadline_of
-from .paging import Pages
+from .paging import Pages, fitting
 from .validate import Fields
 
 MAX_PRIORITY = 1_000
@@ -57,11 +57,10 @@ class LedgerAdminService(LedgerAdminServicer):
         size = fields.page_size(request.page_size)
         after = self._pages.position(fields, request) or ""
         fields.check()
-        accounts = await self._ledger.accounts(after, request.prefix, level, size + 1)
-        token = self._pages.token(request, accounts[size - 1].account_id) if len(accounts) > size else ""
-        return pb.ListAccountsResponse(
-            accounts=[convert.account(account) for account in accounts[:size]], next_page_token=token
-        )
+        found = await self._ledger.accounts(after, request.prefix, level, size + 1)
+        accounts = fitting([convert.account(account) for account in found[:size]])
+        token = self._pages.token(request, accounts[-1].account_id) if len(accounts) < len(found) else ""
+        return pb.ListAccountsResponse(accounts=accounts, next_page_token=token)
 
     async def GrantCredits(
         self, request: pb.GrantCreditsRequest, context: Context

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
 from ..domain.seal import seal, unseal
 from .validate import Fields
 
+MAX_PAGE_BYTES = 2 << 20
+
+T = TypeVar("T", bound=Message)
+
 _NOT_BOUND = ("page_size", "page_token")
+
+
+def fitting(items: Sequence[T]) -> Sequence[T]:
+    """The first items, as many as a client surely takes in one message; a page may be smaller than asked for."""
+    size = 0
+    for count, item in enumerate(items):
+        size += item.ByteSize()
+        if size > MAX_PAGE_BYTES and count:
+            return items[:count]
+    return items
 
 
 class Pages:

@@ -99,7 +99,8 @@ class Watcher:
                     seen = position
                     if entry is not None and (not kinds or entry.kind in kinds):
                         yield Message(self._cursors.of_all(seen), entry)
-                if replaying:
+                # Once all that was committed before the stream began has been sent: below the horizon it is complete.
+                if replaying and seen.position >= positions.next:
                     replaying = False
                     yield Message(self._cursors.of_all(seen), Signal.CAUGHT_UP)
                 if _until(beat) <= 0:
