@@ -84,6 +84,10 @@ class ServerProcess:
         self.process.send_signal(signal.SIGTERM)
         return self._reap()
 
+    def wait(self) -> int:
+        """Waits for an end that is under way; returns the exit status."""
+        return self._reap()
+
     def log(self) -> str:
         """What the server has written to stderr."""
         if not self._log.closed:

@@ -20,11 +20,17 @@ _PROBE_TIMEOUT = 2.0
 
 
 class Health:
-    """Probes the database and sets the status of every service, "" included."""
+    """Probes the database and sets the status of every service, "" included.
 
-    def __init__(self, database: Database, schema_version: str, services: Sequence[str]) -> None:
+    Before it says SERVING again it has the connections of ``pools`` replaced, so that the first calls do not fail.
+    """
+
+    def __init__(
+        self, database: Database, pools: Sequence[Database], schema_version: str, services: Sequence[str]
+    ) -> None:
         self.servicer: HealthServicer = health.aio.HealthServicer()
         self._database = database
+        self._pools = pools
         self._schema_version = schema_version
         self._services = ("", *services)
         self._serving = False
@@ -57,6 +63,9 @@ class Health:
                 if self._conn is None or self._conn.closed:
                     self._conn = await self._database.connect()
                 info = await read_info(self._conn)
+                if not self._serving:
+                    for pool in self._pools:
+                        await pool.replace_broken()
         except (StorageError, TimeoutError):
             await self._drop()
             return False

@@ -108,7 +108,7 @@ async def _serve_on(
     )
     if catalog is not None:
         await ledger.catalogs.apply(catalog)
-    health = Health(database, expected_version(), SERVICES)
+    health = Health(database, (database, stream_database), expected_version(), SERVICES)
     await health.start()
     watcher = Watcher(ledger, stream_database.connection, hub, settings.heartbeat_seconds)
     server = _create_server(ledger, watcher, health, settings)

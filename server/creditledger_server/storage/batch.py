@@ -1,4 +1,4 @@
-"""One transaction for many requests, in three round trips: lock, load, then write and commit.
+"""One transaction for many requests: lock, load, then write and commit in one pipeline.
 
 The lock is a statement of its own and everything else is read by later ones: in READ COMMITTED a statement that waited
 for a lock sees the locked row as it is now, but everything else as it was before the wait.
@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
-
-from psycopg import AsyncCursor
 
 from ..domain.account import Account, Use
 from ..domain.entry import draws_text, limits_text
@@ -117,18 +115,15 @@ VALUES (%s, %s, %s::text[], %s::bigint[], %s::bigint[])
 
 async def lock_and_load(conn: Connection, wanted: Wanted) -> Loaded:
     """Begins the transaction, locks the accounts in order and reads what the batch needs. Raises as ``translated``."""
+    # Not in a pipeline: at its end psycopg may send a Flush behind the Sync, upon which Postgres takes the session for
+    # busy, and idle_in_transaction_session_timeout would never free the locks of a server that stops here.
     with translated():
-        uses: AsyncCursor[Any] | None = None
-        async with conn.pipeline():
-            await conn.execute("BEGIN")
-            accounts = await conn.execute(_LOCK, [text_array(wanted.accounts)], prepare=True)
-            if wanted.uses:
-                uses = await conn.execute(_LOAD_USES, _columns(wanted.uses, "tti"), prepare=True)
-        # Not within the pipeline, at whose end psycopg may send a Flush: Postgres then takes the session for busy, and
-        # idle_in_transaction_session_timeout would not free the locks of a server that stops here.
+        await conn.execute("BEGIN", prepare=True)
+        accounts = await conn.execute(_LOCK, [text_array(wanted.accounts)], prepare=True)
         requests = await conn.execute(_LOAD_REQUESTS, _columns(wanted.requests, "tt"), prepare=True)
         loaded = _assemble(await accounts.fetchall(), await requests.fetchall())
-        if uses:
+        if wanted.uses:
+            uses = await conn.execute(_LOAD_USES, _columns(wanted.uses, "tti"), prepare=True)
             _attach_uses(loaded.accounts, await uses.fetchall())
     return loaded
 

@@ -60,6 +60,11 @@ class Database:
         with translated():
             return await AsyncConnection.connect(self._dsn, **self._parameters)
 
+    async def replace_broken(self) -> None:
+        """Replaces the connections of the pool that do not answer any more: all of them, after a restart."""
+        with translated():
+            await self._pool.check()
+
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """A connection of the pool, in autocommit."""
