@@ -101,7 +101,7 @@ def test_a_watcher_of_health_is_told_that_the_server_goes_away(server: ServerPro
 
         assert next(watch).status == NOT_SERVING
         watch.cancel()
-        assert server.stop() == 0
+        assert server.wait() == 0
 
 
 def test_without_its_database_the_server_is_not_serving_refuses_calls_and_recovers(

@@ -144,7 +144,7 @@ class LedgerAdminServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GrantCredits(self, request, context):
-        """Gives an account credits.
+        """Gives an account credits. An account has at most 100 grants with something remaining; one more is refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,7 +39,7 @@ class LedgerAdminStub:
     UpdateAccount: grpc.UnaryUnaryMultiCallable[creditledger.v1.ledger_admin_pb2.UpdateAccountRequest, creditledger.v1.ledger_admin_pb2.UpdateAccountResponse]
     """Changes an account's level, labels or state."""
     GrantCredits: grpc.UnaryUnaryMultiCallable[creditledger.v1.ledger_admin_pb2.GrantCreditsRequest, creditledger.v1.ledger_admin_pb2.GrantCreditsResponse]
-    """Gives an account credits."""
+    """Gives an account credits. An account has at most 100 grants with something remaining; one more is refused."""
     VoidGrant: grpc.UnaryUnaryMultiCallable[creditledger.v1.ledger_admin_pb2.VoidGrantRequest, creditledger.v1.ledger_admin_pb2.VoidGrantResponse]
     """Takes back what is left of a grant."""
     ListGrants: grpc.UnaryUnaryMultiCallable[creditledger.v1.ledger_admin_pb2.ListGrantsRequest, creditledger.v1.ledger_admin_pb2.ListGrantsResponse]
@@ -76,7 +76,7 @@ class LedgerAdminAsyncStub(LedgerAdminStub):
     UpdateAccount: grpc.aio.UnaryUnaryMultiCallable[creditledger.v1.ledger_admin_pb2.UpdateAccountRequest, creditledger.v1.ledger_admin_pb2.UpdateAccountResponse]  # type: ignore[assignment]
     """Changes an account's level, labels or state."""
     GrantCredits: grpc.aio.UnaryUnaryMultiCallable[creditledger.v1.ledger_admin_pb2.GrantCreditsRequest, creditledger.v1.ledger_admin_pb2.GrantCreditsResponse]  # type: ignore[assignment]
-    """Gives an account credits."""
+    """Gives an account credits. An account has at most 100 grants with something remaining; one more is refused."""
     VoidGrant: grpc.aio.UnaryUnaryMultiCallable[creditledger.v1.ledger_admin_pb2.VoidGrantRequest, creditledger.v1.ledger_admin_pb2.VoidGrantResponse]  # type: ignore[assignment]
     """Takes back what is left of a grant."""
     ListGrants: grpc.aio.UnaryUnaryMultiCallable[creditledger.v1.ledger_admin_pb2.ListGrantsRequest, creditledger.v1.ledger_admin_pb2.ListGrantsResponse]  # type: ignore[assignment]
@@ -140,7 +140,7 @@ class LedgerAdminServicer(metaclass=abc.ABCMeta):
         request: creditledger.v1.ledger_admin_pb2.GrantCreditsRequest,
         context: _ServicerContext,
     ) -> typing.Union[creditledger.v1.ledger_admin_pb2.GrantCreditsResponse, collections.abc.Awaitable[creditledger.v1.ledger_admin_pb2.GrantCreditsResponse]]:
-        """Gives an account credits."""
+        """Gives an account credits. An account has at most 100 grants with something remaining; one more is refused."""
 
     @abc.abstractmethod
     def VoidGrant(
