@@ -118,7 +118,7 @@ async def lock_and_load(conn: Connection, wanted: Wanted) -> Loaded:
     # Not in a pipeline: at its end psycopg may send a Flush behind the Sync, upon which Postgres takes the session for
     # busy, and idle_in_transaction_session_timeout would never free the locks of a server that stops here.
     with translated():
-        await conn.execute("BEGIN", prepare=True)
+        await conn.execute("BEGIN", prepare=False)
         accounts = await conn.execute(_LOCK, [text_array(wanted.accounts)], prepare=True)
         requests = await conn.execute(_LOAD_REQUESTS, _columns(wanted.requests, "tt"), prepare=True)
         loaded = _assemble(await accounts.fetchall(), await requests.fetchall())
