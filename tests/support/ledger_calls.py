@@ -61,7 +61,7 @@ FAILED = resources_pb2.Usage(outcome=resources_pb2.Usage.OUTCOME_FAILED)
 
 _INTERNALS = re.compile(
     r"\b(select|insert into|delete from|returning)\s|psycopg|asyncpg|sqlstate|traceback|exception|<class|\.py\b"
-    r"|site-packages|/work/|/usr/|/tmp/|creditledger_server|\brelation\b|violates|syntax error|Error:",
+    r"|site-packages|/usr/|/tmp/|creditledger_server|\brelation\b|violates|syntax error|Error:",
     re.IGNORECASE,
 )
 _numbers = itertools.count(1)
