@@ -53,6 +53,7 @@ ACCOUNT_VALUES: dict[str, LiteralString] = {
     "revision": "revision - 1",
     "available": "available + 1",
     "reserved": "reserved + 1",
+    "granted": "granted + 1",
     "spent": "spent + 1",
     "forfeited": "forfeited + 1",
     "last_time": "last_time - interval '1 microsecond'",
@@ -64,8 +65,8 @@ ACCOUNT_VALUES: dict[str, LiteralString] = {
 }
 
 
-# A sum that a constraint holds, a place in the feed of commits, and what no request can change yet.
-NOT_HISTORY = {"granted", "commit_position", "state"}
+# Not in any entry yet, so verification cannot know: a place in the feed of commits, and a state that nothing sets.
+NOT_HISTORY = {"commit_position", "state"}
 
 _HISTORY: list[Command] = [
     OpenAccount("open", "victim", "free", {"team": "red"}),

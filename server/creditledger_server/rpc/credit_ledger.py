@@ -76,7 +76,7 @@ class CreditLedgerService(CreditLedgerServicer):
         fields.identifier("account_id", request.account_id)
         fields.check()
         if request.WhichOneof("at"):
-            raise NotImplementedError
+            raise NotImplementedError  # limits and grants of the past are not recomputed yet
         return _balance(await self._ledger.standing(request.account_id))
 
     async def GetEntry(self, request: pb.GetEntryRequest, context: Context) -> pb.GetEntryResponse:
@@ -116,7 +116,7 @@ class CreditLedgerService(CreditLedgerServicer):
         fields.enums("kinds", request.kinds, resources_pb2.EntryKind.values())
         fields.check()
         if request.HasField("min_interval"):
-            raise NotImplementedError
+            raise NotImplementedError  # summaries come with coalescing; every entry would break what it asks for
         async for message in self._watcher.watch(
             request.account_ids, request.cursor, frozenset(map(int, request.kinds))
         ):

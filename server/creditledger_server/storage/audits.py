@@ -34,6 +34,15 @@ async def count_rows(conn: Connection) -> tuple[int, int]:
     return accounts, entries
 
 
+async def misstated_sums(conn: Connection) -> frozenset[str]:
+    """The accounts whose ``granted`` is not the sum of where it went: a constraint forbids it, verification looks."""
+    with translated():
+        cursor = await conn.execute(
+            "SELECT account_id FROM account WHERE granted <> available + reserved + spent + forfeited"
+        )
+        return frozenset(row[0] for row in await cursor.fetchall())
+
+
 async def stream_entries(conn: Connection, account_id: str) -> AsyncIterator[tuple[int, Entry | None]]:
     """The revisions of an account as they rise, each with its entry; None for one that cannot be read."""
     revision = 0
