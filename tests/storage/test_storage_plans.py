@@ -177,7 +177,7 @@ async def test_hot_statements_read_tables_by_their_indexes(conn: Connection, nam
 async def test_the_search_for_request_ids_needs_no_settings_of_the_planner(
     filled_dsn: str, mode: str
 ) -> None:
-    async with await psycopg.AsyncConnection.connect(filled_dsn, autocommit=True) as conn:
+    async with await Connection.connect(filled_dsn, autocommit=True) as conn:
         await batch.lock_and_load(conn, WANTED)
         [name] = [
             name for name, text, _ in await _prepared(conn) if "request_id" in text and "LATERAL" in text
@@ -216,9 +216,10 @@ async def _generic_plans(conn: Connection) -> list[dict[str, Any]]:
 
 
 async def _prepared(conn: Connection) -> list[tuple[str, str, int]]:
-    """Name, text and number of parameters of each prepared statement."""
+    """Name, text and number of parameters of each prepared statement that has a plan."""
     cursor = await conn.execute(
         "SELECT name, statement, cardinality(parameter_types) FROM pg_prepared_statements"
+        " WHERE statement NOT IN ('BEGIN', 'COMMIT', 'ROLLBACK')"
     )
     return [(name, text, parameters) for name, text, parameters in await cursor.fetchall()]
 
@@ -228,7 +229,7 @@ async def _explain(
 ) -> list[dict[str, Any]]:
     arguments = psycopg.sql.SQL(", ").join(map(psycopg.sql.Literal, parameters))
     call = psycopg.sql.SQL("({})").format(arguments) if parameters else psycopg.sql.SQL("")
-    explain = f"EXPLAIN (FORMAT JSON, {options}) EXECUTE {name}".encode()
+    explain = f"EXPLAIN (FORMAT JSON, {options}) EXECUTE \"{name}\"".encode()
     cursor = await conn.execute(explain + call.as_bytes(conn))
     row = await cursor.fetchone()
     return [each["Plan"] for each in row[0]] if row else []

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from creditledger_server.domain.refusal import Reason, Refused
-from creditledger_server.ledger.lane import Lane, LaneGroup, Ticket
+from creditledger_server.ledger.lane import FULL_ENOUGH, PATIENCE, Lane, LaneGroup, Ticket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -55,7 +55,7 @@ async def running(*servers: Server, queue_limit: int = 1_000, round_limit: int =
 
 async def settle() -> None:
     """Lets everything run that can."""
-    for _ in range(10):
+    for _ in range(2 * PATIENCE):
         await asyncio.sleep(0)
 
 
@@ -155,6 +155,37 @@ async def test_a_round_takes_no_more_than_its_limit() -> None:
     async with running(server, round_limit=3) as group:
         await group.submit(list(range(8)), deadline())
     assert server.rounds == [[0, 1, 2], [3, 4, 5], [6, 7]]
+
+
+async def test_callers_that_come_one_by_one_share_a_round() -> None:
+    """As grpc.aio lets them come: about one for every few turns of the event loop."""
+    server = open_server()
+    async with running(server) as group, asyncio.TaskGroup() as tasks:
+        await group.submit([0, 1], deadline())  # the lane is busy
+        for number in range(2, 20):
+            tasks.create_task(group.submit([number], deadline()))
+            for _ in range(PATIENCE // 2):
+                await asyncio.sleep(0)
+    assert server.rounds == [[0, 1], list(range(2, 20))]
+
+
+async def test_a_lone_caller_waits_for_nobody() -> None:
+    server = open_server()
+    async with running(server) as group:
+        for number in range(3):
+            call = asyncio.create_task(group.submit([number], deadline()))
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert call.done()
+
+
+async def test_a_round_that_is_full_enough_is_not_held_back() -> None:
+    server = open_server()
+    async with running(server, round_limit=10 * FULL_ENOUGH) as group:
+        call = asyncio.create_task(group.submit(list(range(FULL_ENOUGH)), deadline()))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert call.done()
 
 
 async def test_one_round_at_a_time_per_lane() -> None:

@@ -127,12 +127,12 @@ class Account:
         self.spent += cost
         assert self.available >= 0 and self.spent >= 0 and self.granted <= MAX_BALANCE, self.account_id
         assert now >= self.last_time, self.account_id
-        entry = Entry(
+        fields = (
             self.account_id, self.revision + 1, kind, now, amount, cost,
             self.available, self.reserved, self.spent, self.forfeited, quantity, catalog_version,
-            operation, request_id, fingerprint, draws, limits, usage, details, b"",
+            operation, request_id, fingerprint, draws, limits, usage, details,
         )  # fmt: skip
-        return self._append(Entry._make((*entry[:-1], chain_hash(self.head_hash, entry))))
+        return self._append(Entry(*fields, chain_hash(self.head_hash, fields)))
 
     def _append(self, entry: Entry) -> Entry:
         self.revision = entry.revision

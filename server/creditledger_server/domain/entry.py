@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from enum import IntEnum
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .periods import Period
 
@@ -80,22 +81,27 @@ class Entry(NamedTuple):
         return str(json.loads(self.details).get(key, default)) if self.details else default
 
 
-def chain_hash(previous: bytes, entry: Entry) -> bytes:
-    """SHA-256(previous hash ‖ canonical entry), of 32 bytes; ``entry.hash`` itself is left out.
+def chain_hash(previous: bytes, fields: Sequence[Any]) -> bytes:
+    """SHA-256(previous hash ‖ canonical entry), of 32 bytes; ``fields`` are an entry's, with or without its own hash.
 
     The canonical form is a JSON array of the fields in their order, led by a version; JSON's quoting makes it
     injective. docs/hash-chain.md shows how to recompute it from the table alone.
     """
-    return sha256(previous + _canonical(entry).encode()).digest()
+    return sha256(previous + _canonical(*fields[:19]).encode()).digest()
 
 
-def _canonical(e: Entry) -> str:
+def _canonical(
+    account_id: str, revision: int, kind: EntryKind, create_time: int, amount: int, cost: int, available: int,
+    reserved: int, spent: int, forfeited: int, quantity: int, catalog_version: int, operation: str | None,
+    request_id: str | None, fingerprint: bytes | None, draws: tuple[Draw, ...], limits: tuple[LimitState, ...],
+    usage: str | None, details: str | None,
+) -> str:  # fmt: skip
     # Written out: the json module takes three times as long, and this runs for every entry under the lock.
     return (
-        f"[1,{_quote(e.account_id)},{e.revision},{e.kind:d},{e.create_time},{e.amount},{e.cost},{e.available},"
-        f"{e.reserved},{e.spent},{e.forfeited},{e.quantity},{e.catalog_version},{_text(e.operation)},"
-        f"{_text(e.request_id)},{_text(e.fingerprint.hex() if e.fingerprint else None)},{_text(draws_text(e.draws))},"
-        f"{_text(limits_text(e.limits))},{_text(e.usage)},{_text(e.details)}]"
+        f"[1,{_quote(account_id)},{revision},{kind:d},{create_time},{amount},{cost},{available},"
+        f"{reserved},{spent},{forfeited},{quantity},{catalog_version},{_text(operation)},"
+        f"{_text(request_id)},{_text(fingerprint.hex() if fingerprint else None)},{_text(draws_text(draws))},"
+        f"{_text(limits_text(limits))},{_text(usage)},{_text(details)}]"
     )
 
 
@@ -105,7 +111,7 @@ def _text(value: str | None) -> str:
 
 def draws_text(draws: tuple[Draw, ...]) -> str | None:
     """Draws as they are stored and hashed: ``grant revision:amount,...``; None where there are none."""
-    return ",".join(f"{draw.grant_revision}:{draw.amount}" for draw in draws) or None
+    return ",".join([f"{revision}:{amount}" for revision, amount in draws]) if draws else None
 
 
 def parse_draws(text: str | None) -> tuple[Draw, ...]:
@@ -117,7 +123,9 @@ def parse_draws(text: str | None) -> tuple[Draw, ...]:
 
 def limits_text(limits: tuple[LimitState, ...]) -> str | None:
     """Limit states as they are stored and hashed: ``period:limit:used:reset time,...``; None where there are none."""
-    return ",".join(f"{s.period:d}:{s.limit}:{s.used}:{s.reset_time or ''}" for s in limits) or None
+    if not limits:
+        return None
+    return ",".join([f"{s.period:d}:{s.limit}:{s.used}:{s.reset_time or ''}" for s in limits])
 
 
 def parse_limits(operation: str | None, text: str | None) -> tuple[LimitState, ...]:

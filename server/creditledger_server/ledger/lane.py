@@ -18,6 +18,12 @@ from .failures import incident
 RequestT = TypeVar("RequestT")
 AnswerT = TypeVar("AnswerT")
 
+FULL_ENOUGH = 64
+"""A round of so many requests is not held back for more: its fixed cost is spread."""
+
+PATIENCE = 32
+"""For how many turns of the event loop a busy lane waits for one more request; a turn takes about 5 µs."""
+
 
 class Call(Generic[AnswerT]):
     """The requests of one caller. ``answers`` is complete when the future is done; a refusal is an answer too.
@@ -45,7 +51,7 @@ class Call(Generic[AnswerT]):
         return self.future.done() or now > self.deadline
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Ticket(Generic[RequestT, AnswerT]):
     """One request in a lane's queue: the ``place``-th of its call."""
 
@@ -82,6 +88,7 @@ class Lane(Generic[RequestT, AnswerT]):
         self._queue_limit = queue_limit
         self._round_limit = round_limit
         self._arrived = asyncio.Event()
+        self._last_size = 0
 
     def has_room(self, size: int) -> bool:
         """Whether ``size`` more requests may wait."""
@@ -96,8 +103,22 @@ class Lane(Generic[RequestT, AnswerT]):
         """Serves rounds for ever."""
         while True:
             await self._arrived.wait()
+            await self._gather()
             if tickets := self._take():
                 await self._serve_round(tickets)
+
+    async def _gather(self) -> None:
+        """Lets callers who are on their way join the round, while there is more than one.
+
+        grpc.aio accepts about one call per turn of the event loop: of 64 callers, a round that began with the first to
+        arrive would carry one or two, and the next as well. A lone caller waits for nobody.
+        """
+        size, patience = 0, PATIENCE if max(self._last_size, len(self._queue)) > 1 else 0
+        while patience and len(self._queue) < min(FULL_ENOUGH, self._round_limit):
+            await asyncio.sleep(0)
+            patience -= 1
+            if len(self._queue) > size:
+                size, patience = len(self._queue), PATIENCE
 
     def _take(self) -> list[Ticket[RequestT, AnswerT]]:
         now = asyncio.get_running_loop().time()
@@ -110,6 +131,7 @@ class Lane(Generic[RequestT, AnswerT]):
                 tickets.append(ticket)
         if not self._queue:
             self._arrived.clear()
+        self._last_size = len(tickets)
         return tickets
 
     async def _serve_round(self, tickets: list[Ticket[RequestT, AnswerT]]) -> None:

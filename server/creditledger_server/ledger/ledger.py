@@ -32,8 +32,6 @@ from .reader import Check, Checked, Reader
 from .verify import AccountReport, verify_account
 from .writer import Writer
 
-READ_LANES = 2
-
 
 class Standing(NamedTuple):
     """An account with all limits of its level and its live grants in burn order, at one moment."""
@@ -66,15 +64,15 @@ class Ledger:
         self._verifying = asyncio.Semaphore(1)
         current = CurrentCatalog()
         self._writers = [Writer(database.connect, current, on_commit) for _ in range(lanes)]
-        self._readers = [Reader(database.connect, current) for _ in range(READ_LANES)]
+        self._reader = Reader(database.connect, current)
         self._current = current
         self._writes: LaneGroup[Command, Accepted] = LaneGroup(
             [Lane(writer.serve, queue_limit=queue_limit, round_limit=max_batch) for writer in self._writers],
             lambda command: lane_of(command.account_id, lanes),
         )
+        # One lane for all: a round of checks is one statement, and the fewer rounds the better.
         self._checks: LaneGroup[Check, Checked] = LaneGroup(
-            [Lane(reader.serve, queue_limit=queue_limit, round_limit=max_batch) for reader in self._readers],
-            lambda check: lane_of(check.account_id, READ_LANES),
+            [Lane(self._reader.serve, queue_limit=queue_limit, round_limit=max_batch)], lambda check: 0
         )
 
     async def run(self) -> None:
@@ -86,8 +84,7 @@ class Ledger:
         finally:
             for writer in self._writers:
                 await writer.close()
-            for reader in self._readers:
-                await reader.close()
+            await self._reader.close()
 
     async def write(self, commands: Sequence[Command], deadline: float) -> list[Accepted | Refused]:
         """Carries out commands, each on its own; the answers come in their order."""

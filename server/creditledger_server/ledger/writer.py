@@ -14,7 +14,7 @@ from ..domain.catalog import Catalog
 from ..domain.commands import Command, Deduct
 from ..domain.decide import Accepted, decide
 from ..domain.refusal import Refused
-from ..storage.batch import Loaded, Wanted, end_unchanged, lock_and_load, rollback, write_and_commit
+from ..storage.batch import Loaded, Wanted, lock_and_load, rollback, write_and_commit
 from ..storage.connect import Connection
 from ..storage.errors import BatchRejected, Contended, OpenedElsewhere, StorageUnavailable
 from .catalogs import CurrentCatalog
@@ -106,7 +106,7 @@ class Writer:
             raise BatchRejected(repr(error)) from error
         changed = [account for account in loaded.accounts.values() if account.written]
         if not changed:
-            await end_unchanged(conn)
+            await rollback(conn)
             return outcomes
         await write_and_commit(conn, changed, loaded.transaction_id)
         self._on_commit(changed)
@@ -121,7 +121,7 @@ class Writer:
                 return loaded, newest.catalog
             # Another catalog may count other uses: read it, then load again.
             await self._catalog.at(loaded.catalog_version, conn)
-            await end_unchanged(conn)
+            await rollback(conn)
 
     async def _connection(self) -> Connection:
         if self._conn is None or self._conn.closed:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from creditledger.v1 import resources_pb2 as pb
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -34,24 +35,16 @@ def grant_id(revision: int) -> str:
 
 def balance(of: Account | Entry) -> pb.Balance:
     """The balance of an account, or the one after an entry."""
-    return pb.Balance(
-        available=of.available,
-        reserved=of.reserved,
-        granted=of.granted,
-        spent=of.spent,
-        forfeited=of.forfeited,
-    )
+    message = pb.Balance()
+    fill_balance(message, of)
+    return message
 
 
 def limit(state: LimitState) -> pb.LimitState:
     """Where an account stands against a limit."""
-    return pb.LimitState(
-        operation=state.operation,
-        period=int(state.period),  # type: ignore[arg-type]
-        limit=state.limit,
-        used=state.used,
-        reset_time=None if state.reset_time is None else timestamp(state.reset_time),
-    )
+    message = pb.LimitState()
+    _fill_limit(message, state)
+    return message
 
 
 def limits(states: Iterable[LimitState]) -> list[pb.LimitState]:
@@ -61,21 +54,48 @@ def limits(states: Iterable[LimitState]) -> list[pb.LimitState]:
 
 def entry(of: Entry) -> pb.Entry:
     """An entry."""
-    message = pb.Entry(
-        account_id=of.account_id,
-        revision=of.revision,
-        kind=int(of.kind),  # type: ignore[arg-type]
-        operation=of.operation or "",
-        quantity=of.quantity,
-        amount=of.amount,
-        cost=of.cost,
-        balance=balance(of),
-        draws=[pb.Draw(grant_id=grant_id(revision), amount=amount) for revision, amount in of.draws],
-        request_id=of.request_id or "",
-        catalog_version=of.catalog_version,
-        create_time=timestamp(of.create_time),
-        hash=of.hash,
-    )
+    message = pb.Entry()
+    fill_entry(message, of)
+    return message
+
+
+# What follows fills messages in place. To build the parts first and hand them to the constructor of the whole copies
+# each of them once per level, and took three times as long for the answers to a batch.
+
+
+def fill_balance(message: pb.Balance, of: Account | Entry) -> None:
+    """The balance of an account, or the one after an entry."""
+    message.available = of.available
+    message.reserved = of.reserved
+    message.granted = of.granted
+    message.spent = of.spent
+    message.forfeited = of.forfeited
+
+
+def fill_limits(
+    messages: RepeatedCompositeFieldContainer[pb.LimitState], states: Iterable[LimitState]
+) -> None:
+    """Where an account stands against several limits."""
+    for state in states:
+        _fill_limit(messages.add(), state)
+
+
+def fill_entry(message: pb.Entry, of: Entry) -> None:
+    """An entry."""
+    message.account_id = of.account_id
+    message.revision = of.revision
+    message.kind = of.kind  # type: ignore[assignment]
+    message.operation = of.operation or ""
+    message.quantity = of.quantity
+    message.amount = of.amount
+    message.cost = of.cost
+    fill_balance(message.balance, of)
+    for revision, amount in of.draws:
+        message.draws.add(grant_id=grant_id(revision), amount=amount)
+    message.request_id = of.request_id or ""
+    message.catalog_version = of.catalog_version
+    _fill_time(message.create_time, of.create_time)
+    message.hash = of.hash
     if of.usage is not None:
         message.usage.CopyFrom(usage(Usage.from_json(of.usage)))
     if of.details is not None:
@@ -83,7 +103,20 @@ def entry(of: Entry) -> pb.Entry:
         message.reason = of.detail("reason")
     if of.kind is EntryKind.GRANTED:
         message.grant_id = grant_id(of.revision)
-    return message
+
+
+def _fill_limit(message: pb.LimitState, state: LimitState) -> None:
+    message.operation = state.operation
+    message.period = state.period  # type: ignore[assignment]
+    message.limit = state.limit
+    message.used = state.used
+    if state.reset_time is not None:
+        _fill_time(message.reset_time, state.reset_time)
+
+
+def _fill_time(message: Timestamp, micros: int) -> None:
+    message.seconds, rest = divmod(micros, 1_000_000)
+    message.nanos = rest * 1_000
 
 
 def usage(of: Usage) -> pb.Usage:

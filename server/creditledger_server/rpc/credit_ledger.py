@@ -52,7 +52,9 @@ class CreditLedgerService(CreditLedgerServicer):
     async def Deduct(self, request: pb.DeductRequest, context: Context) -> pb.DeductResponse:
         command = _deduct_command(request)
         [answer] = await self._ledger.write([command], deadline_of(context, self._default_deadline))
-        return _deducted(accepted(answer))
+        response = pb.DeductResponse()
+        _fill_deducted(response, accepted(answer))
+        return response
 
     async def BatchDeduct(self, request: pb.BatchDeductRequest, context: Context) -> pb.BatchDeductResponse:
         if not 1 <= len(request.requests) <= MAX_BATCH:
@@ -67,9 +69,10 @@ class CreditLedgerService(CreditLedgerServicer):
                 deadline_of(context, self._default_deadline),
             )
         )
-        return pb.BatchDeductResponse(
-            results=[_result(item if isinstance(item, Refused) else next(answers)) for item in commands]
-        )
+        response = pb.BatchDeductResponse()
+        for item in commands:
+            _fill_result(response.results.add(), item if isinstance(item, Refused) else next(answers))
+        return response
 
     async def GetBalance(self, request: pb.GetBalanceRequest, context: Context) -> pb.GetBalanceResponse:
         fields = Fields()
@@ -144,21 +147,20 @@ def _command_or_refusal(request: pb.DeductRequest) -> Deduct | Refused:
         return refusal
 
 
-def _deducted(answer: Accepted) -> pb.DeductResponse:
-    entry = convert.entry(answer.entry)
-    return pb.DeductResponse(
-        entry=entry,
-        cost=entry.cost,
-        balance=entry.balance,
-        limits=convert.limits(answer.entry.limits),
-        replayed=answer.replayed,
-    )
+def _fill_deducted(response: pb.DeductResponse, answer: Accepted) -> None:
+    entry = answer.entry
+    convert.fill_entry(response.entry, entry)
+    response.cost = entry.cost
+    convert.fill_balance(response.balance, entry)
+    convert.fill_limits(response.limits, entry.limits)
+    response.replayed = answer.replayed
 
 
-def _result(answer: Accepted | Refused) -> pb.BatchDeductResult:
+def _fill_result(result: pb.BatchDeductResult, answer: Accepted | Refused) -> None:
     if isinstance(answer, Refused):
-        return pb.BatchDeductResult(status=item_status(answer))
-    return pb.BatchDeductResult(response=_deducted(answer))
+        result.status.CopyFrom(item_status(answer))
+    else:
+        _fill_deducted(result.response, answer)
 
 
 def _can_perform(checked: Checked) -> pb.CanPerformResponse:

@@ -7,15 +7,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from ..domain.entry import Entry, draws_text, limits_text
+from .commits import read_rows_after
 from .connect import Connection
 from .errors import translated
-from .rows import ENTRY_COLUMNS, entry_from_row
+from .rows import entry_from_row
 
 _PAGE = 500  # a page is read and hashed without a pause for others
-
-_PAGE_OF_ENTRIES = f"""
-SELECT {ENTRY_COLUMNS} FROM entry WHERE account_id = %s AND revision > %s ORDER BY revision LIMIT %s
-"""
 
 
 @asynccontextmanager
@@ -46,16 +43,10 @@ async def misstated_sums(conn: Connection) -> frozenset[str]:
 async def stream_entries(conn: Connection, account_id: str) -> AsyncIterator[tuple[int, Entry | None]]:
     """The revisions of an account as they rise, each with its entry; None for one that cannot be read."""
     revision = 0
-    while rows := await _page(conn, account_id, revision):
+    while rows := await read_rows_after(conn, account_id, revision, _PAGE):
         for row in rows:
             yield row[1], _readable(row)
         revision = rows[-1][1]
-
-
-async def _page(conn: Connection, account_id: str, revision: int) -> list[Any]:
-    with translated():
-        cursor = await conn.execute(_PAGE_OF_ENTRIES, [account_id, revision, _PAGE], prepare=True)
-        return list(await cursor.fetchall())
 
 
 def _readable(row: Any) -> Entry | None:

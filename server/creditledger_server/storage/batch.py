@@ -15,8 +15,7 @@ from ..domain.entry import draws_text, limits_text
 from ..domain.periods import Period
 from ..domain.times import iso_time, to_micros
 from .arrays import bytes_array, int_array, text_array
-from .connect import Connection
-from .errors import translated
+from .exchange import Bound, Connection, Statement
 from .rows import ACCOUNT_COLUMNS, ENTRY_COLUMNS, account_from_row, entry_from_row, lots_text
 
 
@@ -37,94 +36,127 @@ class Loaded(NamedTuple):
     catalog_version: int
 
 
-_LOCK = f"""
-SELECT {ACCOUNT_COLUMNS} FROM account WHERE account_id = ANY(%s::text[])
+_LOCK = Statement(
+    "lock",
+    f"""
+SELECT {ACCOUNT_COLUMNS} FROM account WHERE account_id = ANY($1::text[])
 ORDER BY account_id FOR NO KEY UPDATE
-"""
+""",
+)
 
 # The LATERAL probe with its LIMIT keeps the planner from joining against an account's whole history (architecture §6).
-_LOAD_REQUESTS = f"""
+_LOAD_REQUESTS = Statement(
+    "load_requests",
+    f"""
 SELECT context.*, earlier.* FROM (
     SELECT clock_timestamp(), pg_current_xact_id()::text::bigint,
            coalesce((SELECT max(version) FROM catalog), 0)
 ) AS context LEFT JOIN LATERAL (
-    SELECT found.* FROM unnest(%s::text[], %s::text[]) AS wanted (account_id, request_id)
+    SELECT found.* FROM unnest($1::text[], $2::text[]) AS wanted (account_id, request_id)
     CROSS JOIN LATERAL (
         SELECT {ENTRY_COLUMNS} FROM entry
         WHERE entry.account_id = wanted.account_id AND entry.request_id = wanted.request_id LIMIT 1
     ) AS found
 ) AS earlier ON true
-"""
+""",
+)
 
-_LOAD_USES = """
-SELECT found.* FROM unnest(%s::text[], %s::text[], %s::smallint[]) AS wanted (account_id, operation, period)
+_LOAD_USES = Statement(
+    "load_uses",
+    """
+SELECT found.* FROM unnest($1::text[], $2::text[], $3::smallint[]) AS wanted (account_id, operation, period)
 CROSS JOIN LATERAL (
     SELECT account_id, operation, period, period_start, uses FROM limit_use
     WHERE limit_use.account_id = wanted.account_id AND limit_use.operation = wanted.operation
       AND limit_use.period = wanted.period LIMIT 1
 ) AS found
-"""
+""",
+)
 
-_OPEN_ACCOUNTS = """
+_OPEN_ACCOUNTS = Statement(
+    "open_accounts",
+    """
 INSERT INTO account (account_id, revision, available, reserved, granted, spent, forfeited, commit_position, last_time,
                      create_time, state, level, head_hash, lots, labels)
 SELECT * FROM unnest(
-    %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],
-    %s::timestamptz[], %s::timestamptz[], %s::smallint[], %s::text[], %s::bytea[], %s::json[], %s::json[])
-"""
+    $1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
+    $9::timestamptz[], $10::timestamptz[], $11::smallint[], $12::text[], $13::bytea[], $14::json[], $15::json[])
+""",
+)
 
-_UPDATE_ACCOUNTS = """
+_UPDATE_ACCOUNTS = Statement(
+    "update_accounts",
+    """
 UPDATE account SET
     revision = new.revision, available = new.available, reserved = new.reserved, granted = new.granted,
     spent = new.spent, forfeited = new.forfeited, commit_position = new.commit_position, last_time = new.last_time,
     level = new.level, head_hash = new.head_hash, lots = new.lots
 FROM unnest(
-    %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],
-    %s::timestamptz[], %s::text[], %s::bytea[], %s::json[]
+    $1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
+    $9::timestamptz[], $10::text[], $11::bytea[], $12::json[]
 ) AS new (account_id, revision, available, reserved, granted, spent, forfeited, commit_position, last_time,
           level, head_hash, lots)
 WHERE account.account_id = new.account_id
-"""
+""",
+)
 
-_INSERT_ENTRIES = """
+_INSERT_ENTRIES = Statement(
+    "insert_entries",
+    """
 INSERT INTO entry (account_id, revision, kind, create_time, amount, cost, available, reserved, spent, forfeited,
                    quantity, catalog_version, operation, request_id, fingerprint, draws, limits, usage, details, hash)
 SELECT * FROM unnest(
-    %s::text[], %s::bigint[], %s::smallint[], %s::timestamptz[], %s::bigint[], %s::bigint[], %s::bigint[],
-    %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::integer[], %s::text[], %s::text[], %s::bytea[],
-    %s::text[], %s::text[], %s::json[], %s::json[], %s::bytea[])
-"""
+    $1::text[], $2::bigint[], $3::smallint[], $4::timestamptz[], $5::bigint[], $6::bigint[], $7::bigint[],
+    $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::integer[], $13::text[], $14::text[], $15::bytea[],
+    $16::text[], $17::text[], $18::json[], $19::json[], $20::bytea[])
+""",
+)
 
-_INSERT_GRANTS = """
+_INSERT_GRANTS = Statement(
+    "insert_grants",
+    """
 INSERT INTO grant_lot (account_id, revision, amount, priority, source, create_time, reason, labels)
-SELECT * FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::integer[], %s::smallint[], %s::timestamptz[],
-                     %s::text[], %s::json[])
-"""
+SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::integer[], $5::smallint[], $6::timestamptz[],
+                     $7::text[], $8::json[])
+""",
+)
 
-_UPSERT_USES = """
+_UPSERT_USES = Statement(
+    "upsert_uses",
+    """
 INSERT INTO limit_use (account_id, operation, period, period_start, uses)
-SELECT * FROM unnest(%s::text[], %s::text[], %s::smallint[], %s::timestamptz[], %s::bigint[])
+SELECT * FROM unnest($1::text[], $2::text[], $3::smallint[], $4::timestamptz[], $5::bigint[])
 ON CONFLICT (account_id, operation, period) DO UPDATE SET period_start = excluded.period_start, uses = excluded.uses
-"""
+""",
+)
 
-_INSERT_COMMIT = """
+_INSERT_COMMIT = Statement(
+    "insert_commit",
+    """
 INSERT INTO commit_log (position, account_id, account_ids, first_revisions, last_revisions)
-VALUES (%s, %s, %s::text[], %s::bigint[], %s::bigint[])
-"""
+VALUES ($1, $2, $3::text[], $4::bigint[], $5::bigint[])
+""",
+)
+
+
+_BEGIN: Bound = Statement("begin", "BEGIN"), ()
+_COMMIT: Bound = Statement("commit", "COMMIT"), ()
+_ROLLBACK: Bound = Statement("rollback", "ROLLBACK"), ()
 
 
 async def lock_and_load(conn: Connection, wanted: Wanted) -> Loaded:
     """Begins the transaction, locks the accounts in order and reads what the batch needs. Raises as ``translated``."""
-    # Not in a pipeline: at its end psycopg may send a Flush behind the Sync, upon which Postgres takes the session for
-    # busy, and idle_in_transaction_session_timeout would never free the locks of a server that stops here.
-    with translated():
-        await conn.execute("BEGIN", prepare=False)
-        accounts = await conn.execute(_LOCK, [text_array(wanted.accounts)], prepare=True)
-        requests = await conn.execute(_LOAD_REQUESTS, _columns(wanted.requests, "tt"), prepare=True)
-        loaded = _assemble(await accounts.fetchall(), await requests.fetchall())
-        if wanted.uses:
-            uses = await conn.execute(_LOAD_USES, _columns(wanted.uses, "tti"), prepare=True)
-            _attach_uses(loaded.accounts, await uses.fetchall())
+    statements: list[Bound] = [
+        _BEGIN,
+        (_LOCK, [text_array(wanted.accounts)]),
+        (_LOAD_REQUESTS, _columns(wanted.requests, "tt")),
+    ]
+    if wanted.uses:
+        statements.append((_LOAD_USES, _columns(wanted.uses, "tti")))
+    _, accounts, requests, *uses = await conn.exchange(*statements)
+    loaded = _assemble(accounts, requests)
+    for rows in uses:
+        _attach_uses(loaded.accounts, rows)
     return loaded
 
 
@@ -137,24 +169,12 @@ async def write_and_commit(conn: Connection, accounts: Iterable[Account], transa
     position = max(transaction_id, *(account.commit_position for account in changed))
     for account in changed:
         account.commit_position = position
-    with translated():
-        async with conn.pipeline():
-            for statement, parameters in _statements(changed, position):
-                await conn.execute(statement, parameters, prepare=True)
-            await conn.execute("COMMIT")
-
-
-async def end_unchanged(conn: Connection) -> None:
-    """Ends a transaction that has written nothing. Raises as ``translated``."""
-    with translated():
-        # Not ROLLBACK, upon which psycopg forgets its prepared statements. And there is nothing to flush.
-        await conn.execute("SET LOCAL synchronous_commit = off; COMMIT", prepare=False)
+    await conn.exchange(*_statements(changed, position), _COMMIT)
 
 
 async def rollback(conn: Connection) -> None:
     """Ends the transaction without a trace and frees its locks. Raises as ``translated``."""
-    with translated():
-        await conn.execute("ROLLBACK")
+    await conn.exchange(_ROLLBACK)
 
 
 def _assemble(accounts: list[Any], requests: list[Any]) -> Loaded:
@@ -173,7 +193,7 @@ def _attach_uses(accounts: dict[str, Account], rows: list[Any]) -> None:
             accounts[account_id].uses[operation, Period(period)] = Use(to_micros(period_start), uses)
 
 
-def _statements(changed: list[Account], position: int) -> Iterable[tuple[str, list[Any]]]:
+def _statements(changed: list[Account], position: int) -> Iterable[Bound]:
     opened = [account for account in changed if account.written[0].revision == 1]
     known = [account for account in changed if account.written[0].revision > 1]
     grants = [grant for account in changed for grant in account.new_grants]
@@ -219,7 +239,7 @@ def _entry_rows(changed: list[Account]) -> Iterable[tuple[Any, ...]]:
             )  # fmt: skip
 
 
-def _commit_row(changed: list[Account], position: int) -> list[Any]:
+def _commit_row(changed: list[Account], position: int) -> list[str | int]:
     account_ids = [account.account_id for account in changed]
     first = [account.written[0].revision for account in changed]
     last = [account.revision for account in changed]
@@ -236,7 +256,7 @@ _DUMPERS: dict[str, Callable[[Iterable[Any]], str]] = {
 }
 
 
-def _columns(rows: Sequence[Sequence[Any]], types: str) -> list[Any]:
+def _columns(rows: Sequence[Sequence[Any]], types: str) -> list[str]:
     """Turns rows into one array literal per column: t text, T time as text, i integer, b bytes."""
     columns = zip(*rows, strict=True) if rows else [()] * len(types)
     return [_DUMPERS[kind](column) for kind, column in zip(types, columns, strict=True)]

@@ -6,12 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from .errors import translated
-
-Connection = AsyncConnection[tuple[Any, ...]]
+from .exchange import Connection as Connection
 
 _KEEPALIVE = {
     "keepalives_idle": 10,
@@ -37,6 +35,7 @@ class Database:
             self._parameters["target_session_attrs"] = "read-write"
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             dsn,
+            connection_class=Connection,
             kwargs=self._parameters,
             min_size=pool_size,
             max_size=pool_size,
@@ -58,7 +57,7 @@ class Database:
     async def connect(self) -> Connection:
         """A connection of the caller's own, in autocommit."""
         with translated():
-            return await AsyncConnection.connect(self._dsn, **self._parameters)
+            return await Connection.connect(self._dsn, **self._parameters)
 
     async def replace_broken(self) -> None:
         """Replaces the connections of the pool that do not answer any more: all of them, after a restart."""
@@ -94,6 +93,7 @@ def _parameters(lock_timeout: int, statement_timeout: int) -> dict[str, Any]:
     }
     return {
         "connect_timeout": 5,
+        "client_encoding": "UTF8",
         "application_name": "creditledger",
         "autocommit": True,
         "options": " ".join(f"-c {name}={value}" for name, value in options.items()),

@@ -46,6 +46,7 @@ _UNAVAILABLE = (
     psycopg.InterfaceError,
     errors.ReadOnlySqlTransaction,
     errors.UndefinedTable,
+    errors.InvalidSqlStatementName,
     errors.IdleInTransactionSessionTimeout,
     PoolTimeout,
     OSError,

@@ -12,7 +12,7 @@ from ..domain.periods import Period
 from ..domain.times import iso_time, to_micros
 from .arrays import int_array, text_array
 from .connect import Connection
-from .errors import translated
+from .exchange import Statement
 from .rows import (
     ACCOUNT_COLUMNS,
     ENTRY_COLUMNS,
@@ -52,51 +52,72 @@ class DatabaseInfo(NamedTuple):
     now: int
 
 
-_INFO = """
+_INFO = Statement(
+    "info",
+    """
 SELECT (SELECT version_num FROM alembic_version), coalesce((SELECT max(version) FROM catalog), 0), clock_timestamp()
-"""
+""",
+)
 
 _ACCOUNT_FIELDS = len(ACCOUNT_COLUMNS.split(","))
 
-_SNAPSHOT = f"""
+_SNAPSHOT = Statement(
+    "snapshot",
+    f"""
 SELECT clock_timestamp(), coalesce((SELECT max(version) FROM catalog), 0), found.*
 FROM (SELECT) AS one LEFT JOIN (
     SELECT {ACCOUNT_COLUMNS}, uses.list FROM account LEFT JOIN LATERAL (
         SELECT json_agg(json_build_array(operation, period, extract(epoch FROM period_start)::bigint, uses)) AS list
         FROM limit_use WHERE limit_use.account_id = account.account_id
     ) AS uses ON true
-    WHERE account_id = ANY(%s::text[])
+    WHERE account_id = ANY($1::text[])
 ) AS found ON true
-"""
+""",
+)
 
 _ENTRIES = f"""
 SELECT {ENTRY_COLUMNS} FROM entry
-WHERE account_id = %(account_id)s AND revision >= %(from_revision)s
-  AND (%(to_revision)s::bigint IS NULL OR revision <= %(to_revision)s)
-  AND (%(start_time)s::timestamptz IS NULL OR create_time >= %(start_time)s)
-  AND (%(end_time)s::timestamptz IS NULL OR create_time < %(end_time)s)
-  AND (%(kinds)s::smallint[] IS NULL OR kind = ANY(%(kinds)s::smallint[]))
-  AND (%(operation)s::text IS NULL OR operation = %(operation)s)
-ORDER BY revision {{order}} LIMIT %(limit)s
+WHERE account_id = $1 AND revision >= $2::bigint AND ($3::bigint IS NULL OR revision <= $3)
+  AND ($4::timestamptz IS NULL OR create_time >= $4) AND ($5::timestamptz IS NULL OR create_time < $5)
+  AND ($6::smallint[] IS NULL OR kind = ANY($6)) AND ($7::text IS NULL OR operation = $7)
+ORDER BY revision {{order}} LIMIT $8::bigint
 """
+_ENTRIES_NEWEST_FIRST = Statement("entries_newest_first", _ENTRIES.format(order="DESC"))
+_ENTRIES_OLDEST_FIRST = Statement("entries_oldest_first", _ENTRIES.format(order="ASC"))
 
-_ACCOUNTS = f"""
+_ENTRY_OF_REQUEST = Statement(
+    "entry_of_request",
+    f"""
+SELECT {ENTRY_COLUMNS} FROM entry WHERE account_id = $1 AND request_id = $2
+""",
+)
+
+_ACCOUNTS = Statement(
+    "accounts",
+    f"""
 SELECT {ACCOUNT_COLUMNS} FROM account
-WHERE account_id > %(after)s AND starts_with(account_id, %(prefix)s) AND account_id >= %(prefix)s
-  AND (%(level)s::text IS NULL OR level = %(level)s)
-ORDER BY account_id LIMIT %(limit)s
-"""
+WHERE account_id > $1 AND starts_with(account_id, $2) AND account_id >= $2 AND ($3::text IS NULL OR level = $3)
+ORDER BY account_id LIMIT $4::bigint
+""",
+)
+
+_GRANTS = Statement(
+    "grants",
+    f"""
+SELECT {GRANT_COLUMNS} FROM grant_lot WHERE account_id = $1 AND revision = ANY($2::bigint[])
+""",
+)
 
 
 async def read_info(conn: Connection) -> DatabaseInfo:
     """What Postgres holds now; also the probe of health. Raises StorageUnavailable without a schema."""
-    [(schema_version, catalog_version, now)] = await _fetch(conn, _INFO, [])
+    [(schema_version, catalog_version, now)] = await conn.fetch(_INFO)
     return DatabaseInfo(schema_version, catalog_version, to_micros(now))
 
 
 async def read_snapshot(conn: Connection, account_ids: Sequence[str]) -> Snapshot:
     """Reads accounts and the uses that count towards limits, at one moment."""
-    rows = await _fetch(conn, _SNAPSHOT, [text_array(account_ids)])
+    rows = await conn.fetch(_SNAPSHOT, text_array(account_ids))
     accounts = {}
     for row in rows:
         if row[2] is not None:
@@ -116,45 +137,36 @@ async def read_entry(conn: Connection, account_id: str, revision: int) -> Entry 
 
 async def read_entry_of_request(conn: Connection, account_id: str, request_id: str) -> Entry | None:
     """The entry that a request caused."""
-    rows = await _fetch(
-        conn,
-        f"SELECT {ENTRY_COLUMNS} FROM entry WHERE account_id = %s AND request_id = %s",
-        [account_id, request_id],
-    )
+    rows = await conn.fetch(_ENTRY_OF_REQUEST, account_id, request_id)
     return entry_from_row(rows[0]) if rows else None
 
 
 async def read_entries(conn: Connection, account_id: str, which: EntryFilter, limit: int) -> list[Entry]:
     """The first ``limit`` entries that pass the filter, in its order."""
-    order = "DESC" if which.newest_first else "ASC"
-    parameters = {
-        "account_id": account_id,
-        "from_revision": which.from_revision,
-        "to_revision": which.to_revision,
-        "start_time": _iso(which.start_time),
-        "end_time": _iso(which.end_time),
-        "kinds": int_array(which.kinds) if which.kinds else None,
-        "operation": which.operation,
-        "limit": limit,
-    }
-    return [entry_from_row(row) for row in await _fetch(conn, _ENTRIES.format(order=order), parameters)]
+    rows = await conn.fetch(
+        _ENTRIES_NEWEST_FIRST if which.newest_first else _ENTRIES_OLDEST_FIRST,
+        account_id,
+        which.from_revision,
+        which.to_revision,
+        _iso(which.start_time),
+        _iso(which.end_time),
+        int_array(which.kinds) if which.kinds else None,
+        which.operation,
+        limit,
+    )
+    return [entry_from_row(row) for row in rows]
 
 
 async def read_accounts(
     conn: Connection, after: str, prefix: str, level: str | None, limit: int
 ) -> list[Account]:
     """The first ``limit`` accounts behind ``after`` by rising id."""
-    parameters = {"after": after, "prefix": prefix, "level": level, "limit": limit}
-    return [account_from_row(row) for row in await _fetch(conn, _ACCOUNTS, parameters)]
+    return [account_from_row(row) for row in await conn.fetch(_ACCOUNTS, after, prefix, level, limit)]
 
 
 async def read_grants(conn: Connection, account_id: str, revisions: Sequence[int]) -> dict[int, Grant]:
     """The terms of grants by the revision that made them."""
-    rows = await _fetch(
-        conn,
-        f"SELECT {GRANT_COLUMNS} FROM grant_lot WHERE account_id = %s AND revision = ANY(%s::bigint[])",
-        [account_id, int_array(revisions)],
-    )
+    rows = await conn.fetch(_GRANTS, account_id, int_array(revisions))
     return {grant.revision: grant for grant in map(grant_from_row, rows)}
 
 
@@ -165,10 +177,3 @@ def _attach_uses(account: Account, uses: list[list[Any]] | None) -> None:
 
 def _iso(time: int | None) -> str | None:
     return None if time is None else iso_time(time)
-
-
-async def _fetch(conn: Connection, query: str, parameters: Any) -> list[Any]:
-    # Every caller of this module passes SQL made of its own constants; values travel as parameters only.
-    with translated():
-        cursor = await conn.execute(query, parameters, prepare=True)
-        return list(await cursor.fetchall())

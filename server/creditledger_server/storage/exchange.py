@@ -1,0 +1,123 @@
+"""Several prepared statements in one round trip: what the ledger's paths are made of.
+
+psycopg's cursors and pipelines do the same for more: each statement costs several times as much Python, and a pipeline
+ends with a Flush behind its Sync, upon which Postgres takes the session for busy and never fires
+idle_in_transaction_session_timeout: a server that stopped inside a transaction would keep its locks for ever
+(docs/decisions/0007). This speaks to libpq's pipeline mode directly, by way of ``psycopg.pq``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from psycopg import AsyncConnection, OperationalError
+from psycopg.adapt import Transformer
+from psycopg.errors import error_from_result
+from psycopg.pq import ConnStatus, ExecStatus, Format
+from psycopg.pq.abc import PGresult
+
+from .errors import translated
+
+Row = tuple[Any, ...]
+
+
+class Statement(NamedTuple):
+    """A statement that a connection prepares when it first meets it. ``name`` is unique among all."""
+
+    name: str
+    sql: str
+
+
+Parameters = Sequence[str | int | None]
+
+Bound = tuple[Statement, Parameters]
+
+
+class Connection(AsyncConnection[Row]):
+    """psycopg's connection that can also ``exchange``."""
+
+    _known: frozenset[str] = frozenset()  # names of what is prepared
+
+    async def exchange(self, *statements: Bound) -> list[list[Row]]:
+        """Runs the statements and waits for all their results; returns the rows of each.
+
+        Outside a transaction they are one, implicitly. At the first that fails the rest are skipped. Raises as
+        ``translated``; StorageUnavailable leaves open what happened.
+        """
+        with translated():
+            return await self._exchange(statements)
+
+    async def fetch(self, statement: Statement, *parameters: str | int | None) -> list[Row]:
+        """The rows of one statement. Raises as ``translated``."""
+        [rows] = await self.exchange((statement, parameters))
+        return rows
+
+    async def _exchange(self, statements: Sequence[Bound]) -> list[list[Row]]:
+        async with self.lock:
+            self.pgconn.enter_pipeline_mode()
+            preparing = [bound[0] for bound in statements if bound[0].name not in self._known]
+            self._send(preparing, statements)
+            await self._flush()
+            results = await self._receive()
+            self.pgconn.exit_pipeline_mode()
+        done = results[: len(preparing)]
+        self._known |= {
+            statement.name
+            for statement, result in zip(preparing, done, strict=False)
+            if result.status == ExecStatus.COMMAND_OK
+        }
+        for result in results:
+            if result.status == ExecStatus.FATAL_ERROR:
+                raise error_from_result(result)
+        return [self._rows(result) for result in results[len(preparing) :]]
+
+    def _send(self, preparing: Sequence[Statement], statements: Sequence[Bound]) -> None:
+        for statement in preparing:
+            self.pgconn.send_prepare(statement.name.encode(), statement.sql.encode())
+        for statement, parameters in statements:
+            values = [None if value is None else str(value).encode() for value in parameters]
+            self.pgconn.send_query_prepared(statement.name.encode(), values, result_format=Format.BINARY)
+        self.pgconn.pipeline_sync()
+
+    async def _flush(self) -> None:
+        while self.pgconn.flush():  # the socket takes no more for now
+            await self._ready(writing=True)
+            self.pgconn.consume_input()  # Postgres may be waiting for us to read
+
+    async def _receive(self) -> list[PGresult]:
+        """The results up to the Sync's; None stands between those of two statements."""
+        results: list[PGresult] = []
+        while True:
+            if self.pgconn.is_busy():
+                await self._ready(writing=False)
+                self.pgconn.consume_input()
+            elif (result := self.pgconn.get_result()) is None:
+                if self.pgconn.status == ConnStatus.BAD:
+                    raise OperationalError("the connection was lost")
+            elif result.status == ExecStatus.PIPELINE_SYNC:
+                return results
+            else:
+                results.append(result)
+
+    async def _ready(self, *, writing: bool) -> None:
+        loop = asyncio.get_running_loop()
+        ready = asyncio.Event()
+        socket = self.pgconn.socket
+        loop.add_reader(socket, ready.set)
+        if writing:
+            loop.add_writer(socket, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            loop.remove_reader(socket)
+            if writing:
+                loop.remove_writer(socket)
+
+    def _rows(self, result: PGresult) -> list[Row]:
+        if not result.ntuples:
+            return []
+        transformer = Transformer(self)
+        transformer.set_pgresult(result)
+        return transformer.load_rows(0, result.ntuples, tuple)
