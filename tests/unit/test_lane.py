@@ -171,9 +171,9 @@ async def test_callers_that_come_one_by_one_share_a_round() -> None:
 
 async def test_a_lone_caller_waits_for_nobody() -> None:
     server = open_server()
-    async with running(server) as group:
+    async with running(server) as group, asyncio.TaskGroup() as tasks:
         for number in range(3):
-            call = asyncio.create_task(group.submit([number], deadline()))
+            call = tasks.create_task(group.submit([number], deadline()))
             for _ in range(5):
                 await asyncio.sleep(0)
             assert call.done()
@@ -181,8 +181,8 @@ async def test_a_lone_caller_waits_for_nobody() -> None:
 
 async def test_a_round_that_is_full_enough_is_not_held_back() -> None:
     server = open_server()
-    async with running(server, round_limit=10 * FULL_ENOUGH) as group:
-        call = asyncio.create_task(group.submit(list(range(FULL_ENOUGH)), deadline()))
+    async with running(server, round_limit=10 * FULL_ENOUGH) as group, asyncio.TaskGroup() as tasks:
+        call = tasks.create_task(group.submit(list(range(FULL_ENOUGH)), deadline()))
         for _ in range(5):
             await asyncio.sleep(0)
         assert call.done()

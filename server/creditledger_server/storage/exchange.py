@@ -55,26 +55,29 @@ class Connection(AsyncConnection[Row]):
         return rows
 
     async def _exchange(self, statements: Sequence[Bound]) -> list[list[Row]]:
+        new = list(dict.fromkeys(each for each, _ in statements if each.name not in self._known))
         async with self.lock:
-            self.pgconn.enter_pipeline_mode()
-            preparing = [bound[0] for bound in statements if bound[0].name not in self._known]
-            self._send(preparing, statements)
-            await self._flush()
-            results = await self._receive()
-            self.pgconn.exit_pipeline_mode()
-        done = results[: len(preparing)]
+            try:
+                self.pgconn.enter_pipeline_mode()
+                self._send(new, statements)
+                await self._flush()
+                results = await self._receive()
+                self.pgconn.exit_pipeline_mode()
+            except BaseException:
+                await self.close()  # the next exchange would take what is still to come for its own results
+                raise
         self._known |= {
             statement.name
-            for statement, result in zip(preparing, done, strict=False)
+            for statement, result in zip(new, results, strict=False)
             if result.status == ExecStatus.COMMAND_OK
         }
         for result in results:
             if result.status == ExecStatus.FATAL_ERROR:
                 raise error_from_result(result)
-        return [self._rows(result) for result in results[len(preparing) :]]
+        return [self._rows(result) for result in results[len(new) :]]
 
-    def _send(self, preparing: Sequence[Statement], statements: Sequence[Bound]) -> None:
-        for statement in preparing:
+    def _send(self, new: Sequence[Statement], statements: Sequence[Bound]) -> None:
+        for statement in new:
             self.pgconn.send_prepare(statement.name.encode(), statement.sql.encode())
         for statement, parameters in statements:
             values = [None if value is None else str(value).encode() for value in parameters]
