@@ -38,9 +38,10 @@ from ledger_load import rows
 
 SERVED_ON_ACCOUNTS: list[type[Message]] = [
     pb.CanPerformRequest, pb.DeductRequest, pb.GetBalanceRequest, pb.GetEntryRequest, pb.ListEntriesRequest,
-    pb.WatchUsageRequest, admin_pb.GetAccountRequest, admin_pb.GrantCreditsRequest, admin_pb.VerifyAccountRequest,
+    pb.WatchUsageRequest, admin_pb.GetAccountRequest, admin_pb.GrantCreditsRequest, admin_pb.UpdateAccountRequest,
+    admin_pb.VerifyAccountRequest,
 ]  # fmt: skip
-MUTATIONS = (pb.DeductRequest, admin_pb.GrantCreditsRequest)
+MUTATIONS = (pb.DeductRequest, admin_pb.GrantCreditsRequest, admin_pb.UpdateAccountRequest)
 
 
 def valid(kind: type[Message], account_id: str) -> Any:
@@ -53,6 +54,8 @@ def valid(kind: type[Message], account_id: str) -> Any:
     request: Any = kind(**{name: value for name, value in values.items() if name in names})
     if kind is pb.GetEntryRequest:
         request.revision = 1
+    if kind is admin_pb.UpdateAccountRequest:
+        request.update_mask.paths.append("labels")
     return request
 
 

@@ -229,7 +229,7 @@ async def _explain(
 ) -> list[dict[str, Any]]:
     arguments = psycopg.sql.SQL(", ").join(map(psycopg.sql.Literal, parameters))
     call = psycopg.sql.SQL("({})").format(arguments) if parameters else psycopg.sql.SQL("")
-    explain = f"EXPLAIN (FORMAT JSON, {options}) EXECUTE \"{name}\"".encode()
+    explain = f'EXPLAIN (FORMAT JSON, {options}) EXECUTE "{name}"'.encode()
     cursor = await conn.execute(explain + call.as_bytes(conn))
     row = await cursor.fetchone()
     return [each["Plan"] for each in row[0]] if row else []

@@ -59,14 +59,15 @@ ACCOUNT_VALUES: dict[str, LiteralString] = {
     "last_time": "last_time - interval '1 microsecond'",
     "create_time": "create_time - interval '1 microsecond'",
     "level": "'other'",
+    "state": "2",
     "head_hash": "sha256('other')",
     "lots": "'[[2,0,1]]'",
     "labels": """'{"other":"label"}'""",
 }
 
 
-# Not in any entry yet, so verification cannot know: a place in the feed of commits, and a state that nothing sets.
-NOT_HISTORY = {"commit_position", "state"}
+# In no entry, so verification cannot know: a place in the feed of commits.
+NOT_HISTORY = {"commit_position"}
 
 _HISTORY: list[Command] = [
     OpenAccount("open", "victim", "free", {"team": "red"}),

@@ -97,6 +97,7 @@ def test_the_numbers_of_kinds_are_pinned() -> None:
         "LEVEL_CHANGED": 2,
         "GRANTED": 3,
         "DEDUCTED": 4,
+        "STATE_CHANGED": 14,
     }
 
 

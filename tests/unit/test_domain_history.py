@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from creditledger_server.domain.account import Account, AccountState
 from creditledger_server.domain.audit import Audit
 from creditledger_server.domain.catalog_document import parse_catalog
-from creditledger_server.domain.commands import Command, Deduct, GrantCredits, OpenAccount
+from creditledger_server.domain.commands import Command, Deduct, GrantCredits, OpenAccount, UpdateAccount
 from creditledger_server.domain.decide import Accepted, decide
 from creditledger_server.domain.entry import Draw, Entry, EntryKind, LimitState
 from creditledger_server.domain.periods import Period
@@ -88,13 +88,7 @@ class Wait(NamedTuple):
     before_midnight: int | None
 
 
-class SetState(NamedTuple):
-    """An administrator changes the state."""
-
-    state: str
-
-
-Step = Send | Again | Wait | SetState
+Step = Send | Again | Wait
 
 levels = st.sampled_from([None] * 5 + ["free", "pro", "pro", "gold"])
 opens = st.fixed_dictionaries({"do": st.just("open"), "level": levels})
@@ -112,14 +106,22 @@ deductions = st.fixed_dictionaries(
         "level": levels,
     }
 )
-contents = st.sampled_from([deductions] * 9 + [grants] * 4 + [opens]).flatmap(lambda content: content)
+updates = st.fixed_dictionaries(
+    {
+        "do": st.just("update"),
+        "level": levels,
+        "state": st.sampled_from([None, *["ACTIVE"] * 4, "FROZEN", "FROZEN", "CLOSED"]),
+    }
+)
+contents = st.sampled_from([deductions] * 9 + [grants] * 4 + [updates] * 2 + [opens]).flatmap(
+    lambda content: content
+)
 sends = st.builds(Send, st.uuids().map(str), contents)
 again = st.builds(Again, st.integers(0, 99), st.none() | contents)
 waits = st.builds(
     Wait, st.integers(0, 3) | st.integers(0, 10 * 86_400 * 10**6), st.sampled_from([None, 0, 1])
 )
-states = st.builds(SetState, st.sampled_from(["ACTIVE"] * 4 + ["FROZEN", "CLOSED"]))
-steps = st.sampled_from([sends] * 12 + [again] * 2 + [waits] * 3 + [states] * 2).flatmap(lambda step: step)
+steps = st.sampled_from([sends] * 12 + [again] * 2 + [waits] * 3).flatmap(lambda step: step)
 histories = st.lists(steps, min_size=20, max_size=50)
 
 
@@ -188,9 +190,10 @@ def expect(model: dict[str, Any], send: Send) -> list[dict[str, Any]]:
         if model["accepted"][send.request_id][0] != content:
             raise No("REQUEST_ID_REUSED")
         return []
-    entries = {"open": expect_open, "grant": expect_grant, "deduct": expect_deduct}[content["do"]](
-        model, content
-    )
+    rules = {
+        "open": expect_open, "update": expect_update, "grant": expect_grant, "deduct": expect_deduct,
+    }  # fmt: skip
+    entries = rules[content["do"]](model, content)
     model["accepted"][send.request_id] = (content, model["revision"])
     return entries
 
@@ -203,6 +206,17 @@ def expect_open(model: dict[str, Any], content: dict[str, Any]) -> list[dict[str
         raise No("LEVEL_UNKNOWN", level=level)
     model["level"] = level
     return [write(model, "OPENED")]
+
+
+def expect_update(model: dict[str, Any], content: dict[str, Any]) -> list[dict[str, Any]]:
+    if model["state"] == "CLOSED":
+        raise No("ACCOUNT_CLOSED")
+    level = content["level"] or model["level"]
+    if level not in LIMITS:
+        raise No("LEVEL_UNKNOWN", level=level)
+    model["level"] = level
+    model["state"] = content["state"] or model["state"]
+    return [write(model, "STATE_CHANGED" if content["state"] else "LEVEL_CHANGED")]
 
 
 def expect_grant(model: dict[str, Any], content: dict[str, Any]) -> list[dict[str, Any]]:
@@ -301,6 +315,9 @@ def command_of(send: Send) -> Command:
     content = send.content
     if content["do"] == "open":
         return OpenAccount(send.request_id, "ann", content["level"])
+    if content["do"] == "update":
+        state = content["state"] and AccountState[content["state"]]
+        return UpdateAccount(send.request_id, "ann", content["level"], state=state)
     if content["do"] == "grant":
         return GrantCredits(send.request_id, "ann", content["amount"], content["priority"])
     usage = Usage(metrics={"tokens": content["tokens"]}, failed=content["failed"])
@@ -364,7 +381,7 @@ def check_last_entry(entry: Entry, model: dict[str, Any], send: Send) -> None:
 
 def check_account(account: Account, model: dict[str, Any]) -> None:
     assert account.revision == model["revision"] == len(account.written)
-    assert account.level == (model["level"] or "")
+    assert (account.level, account.state.name) == (model["level"] or "", model["state"])
     assert account.available == available(model) == sum(lot.remaining for lot in account.lots)
     assert (account.spent, account.reserved, account.forfeited) == (model["spent"], 0, 0)
     assert account.granted == model["granted"] == account.available + account.spent  # nothing else exists yet
@@ -389,9 +406,6 @@ def take(account: Account, model: dict[str, Any], step: Step) -> None:
                 midnight = period_of("day", model["now"])[1]
                 assert midnight is not None
                 model["now"] = max(model["now"], midnight - timedelta(microseconds=before_midnight))
-        case SetState(state):
-            model["state"] = state
-            account.state = AccountState[state]
     check_account(account, model)
 
 
@@ -403,7 +417,7 @@ def tampered(entry: Entry) -> list[Entry]:
     draws, limits = entry.draws, entry.limits
     other: dict[str, Any] = {
         "account_id": entry.account_id + "a",
-        "kind": EntryKind(entry.kind % len(EntryKind) + 1),
+        "kind": next(kind for kind in EntryKind if kind is not entry.kind),
         "operation": "else" if entry.operation is None else None,
         "request_id": "else" if entry.request_id is None else None,
         "fingerprint": bytes([1]) * 32 if entry.fingerprint is None else None,

@@ -425,7 +425,7 @@ class Entry(google.protobuf.message.Message):
     hash: builtins.bytes
     """Output only. SHA-256(hash of the previous entry ‖ this entry in canonical form), 32 bytes. docs/hash-chain.md tells how to check it."""
     level: builtins.str
-    """Output only. The account's level after an entry of kind OPENED or LEVEL_CHANGED; else empty."""
+    """Output only. The account's level after an entry of kind OPENED, LEVEL_CHANGED or STATE_CHANGED; else empty."""
     grant_id: builtins.str
     """Output only. The grant that an entry of kind GRANTED made, or that one of kind GRANT_EXPIRED or GRANT_VOIDED ended; else empty."""
     reason: builtins.str

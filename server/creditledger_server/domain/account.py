@@ -52,7 +52,8 @@ class Account:
     """An account at its newest revision; revision 0 is an account that is not opened yet.
 
     ``lots`` are its live grants in burn order and add up to ``available``. ``written`` are the entries of this batch,
-    ``remembered`` the accepted requests that this batch may have to replay, by request id.
+    ``remembered`` the accepted requests that this batch may have to replay, by request id. ``touched_terms`` tells that
+    state or labels have changed.
     """
 
     account_id: str
@@ -74,6 +75,7 @@ class Account:
     written: list[Entry] = field(default_factory=list)
     new_grants: list[Grant] = field(default_factory=list)
     touched_uses: set[tuple[str, Period]] = field(default_factory=set)
+    touched_terms: bool = False
 
     @property
     def granted(self) -> int:

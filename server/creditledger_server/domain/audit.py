@@ -6,9 +6,11 @@ import json
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .account import Account, Lot
+from .account import Account, AccountState, Lot
 from .entry import GENESIS, Entry, EntryKind, chain_hash
 from .usage import canonical_json
+
+_RESTATING = (EntryKind.OPENED, EntryKind.LEVEL_CHANGED, EntryKind.STATE_CHANGED)
 
 
 class Finding(NamedTuple):
@@ -29,6 +31,7 @@ class Audit:
     spent: int = 0
     forfeited: int = 0
     level: str = ""
+    state: AccountState = AccountState.ACTIVE
     labels: str = "{}"
     create_time: int = 0
     last_time: int = 0
@@ -49,6 +52,7 @@ class Audit:
             "spent": self.spent,
             "forfeited": self.forfeited,
             "level": self.level,
+            "state": self.state,
             "labels": self.labels,
             "create_time": self.create_time,
             "last_time": self.last_time,
@@ -71,12 +75,19 @@ class Audit:
             return "the entry is older than its predecessor"
         problem = self._move_balance(entry) or self._move_lots(entry)
         self.revision, self.head_hash, self.last_time = entry.revision, entry.hash, entry.create_time
-        if entry.kind in (EntryKind.OPENED, EntryKind.LEVEL_CHANGED):
-            self.level = entry.detail("level")
+        if entry.kind in _RESTATING:
+            self._restate(entry)
+        return problem
+
+    def _restate(self, entry: Entry) -> None:
+        """Takes over what the entry says of the account itself."""
+        told = json.loads(entry.details or "{}")
         if entry.kind is EntryKind.OPENED:
             self.create_time = entry.create_time
-            self.labels = canonical_json(json.loads(entry.details or "{}").get("labels", {}))
-        return problem
+        self.level = told.get("level", self.level)
+        self.state = AccountState[told.get("state", self.state.name)]
+        if "labels" in told:
+            self.labels = canonical_json(told["labels"])
 
     def _move_balance(self, entry: Entry) -> str | None:
         self.available += entry.amount

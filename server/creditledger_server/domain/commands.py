@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 
+from .account import AccountState
 from .usage import Usage, canonical_json
 
 
@@ -52,6 +53,22 @@ class OpenAccount:
 
 
 @dataclass(frozen=True, slots=True)
+class UpdateAccount:
+    """Change an account; None leaves a field as it is. ``labels`` replace all that there were."""
+
+    request_id: str
+    account_id: str
+    level: str | None = None
+    labels: Mapping[str, str] | None = None
+    state: AccountState | None = None
+
+    def fingerprint(self) -> bytes:
+        """The identity of the request."""
+        labels = None if self.labels is None else dict(self.labels)
+        return fingerprint("UpdateAccount", self.account_id, self.level, labels, self.state)
+
+
+@dataclass(frozen=True, slots=True)
 class GrantCredits:
     """Give credits. Lower ``priority`` burns first."""
 
@@ -69,4 +86,4 @@ class GrantCredits:
         )
 
 
-Command = Deduct | OpenAccount | GrantCredits
+Command = Deduct | OpenAccount | UpdateAccount | GrantCredits

@@ -6,12 +6,13 @@ Every function takes the account as it stands under its lock, and either changes
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from .account import Account, AccountState, Grant, Lot
 from .catalog import Catalog, Operation
-from .commands import Command, Deduct, GrantCredits, OpenAccount
+from .commands import Command, Deduct, GrantCredits, OpenAccount, UpdateAccount
 from .entry import Entry, EntryKind, LimitState
 from .names import MAX_AMOUNT, MAX_BALANCE
 from .periods import period_end
@@ -137,6 +138,32 @@ def _open_account(command: OpenAccount, account: Account, catalog: Catalog, vers
     )  # fmt: skip
 
 
+def _update_account(
+    command: UpdateAccount, account: Account, catalog: Catalog, version: int, now: int
+) -> Entry:
+    """Changes level, labels or state with one entry. Closing is final: a closed account refuses this as well."""
+    if account.state is AccountState.CLOSED:
+        raise _closed(account)
+    if command.level is not None:
+        check_level(catalog, command.level, "level")
+        account.level = command.level
+    if command.labels is not None:
+        account.labels = canonical_json(dict(command.labels))
+    account.state = command.state or account.state
+    restated = command.labels is not None or command.state is not None
+    account.touched_terms |= restated
+    # Everything that the answer tells, changed or not: a replay has nothing but the entry.
+    details = {
+        "level": account.level, "labels": json.loads(account.labels), "state": account.state.name,
+        "create_time_us": account.create_time,
+    }  # fmt: skip
+    return account.post(
+        EntryKind.STATE_CHANGED if restated else EntryKind.LEVEL_CHANGED, now,
+        catalog_version=version, request_id=command.request_id, fingerprint=command.fingerprint(),
+        details=canonical_json(details),
+    )  # fmt: skip
+
+
 def _grant_credits(
     command: GrantCredits, account: Account, catalog: Catalog, version: int, now: int
 ) -> Entry:
@@ -163,6 +190,7 @@ def _grant_credits(
 _RULES: dict[type, Callable[[Any, Account, Catalog, int, int], Entry]] = {
     Deduct: _deduct,
     OpenAccount: _open_account,
+    UpdateAccount: _update_account,
     GrantCredits: _grant_credits,
 }
 

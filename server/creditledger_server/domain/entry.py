@@ -23,6 +23,7 @@ class EntryKind(IntEnum):
     LEVEL_CHANGED = 2
     GRANTED = 3
     DEDUCTED = 4
+    STATE_CHANGED = 14
 
 
 class Draw(NamedTuple):

@@ -11,7 +11,7 @@ from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from ..domain.account import Account, Grant
+from ..domain.account import Account, AccountState, Grant
 from ..domain.entry import Entry, EntryKind, LimitState
 from ..domain.usage import Usage
 
@@ -154,6 +154,16 @@ def opened_account(of: Entry) -> pb.Account:
     return pb.Account(
         account_id=of.account_id, level=details["level"], state=pb.ACCOUNT_STATE_ACTIVE, labels=details["labels"],
         revision=of.revision, create_time=time, update_time=time,
+    )  # fmt: skip
+
+
+def updated_account(of: Entry) -> pb.Account:
+    """The account as an entry of UpdateAccount left it."""
+    told = json.loads(of.details or "{}")
+    return pb.Account(
+        account_id=of.account_id, level=told["level"], labels=told["labels"], revision=of.revision,
+        state=AccountState[told["state"]],  # type: ignore[arg-type]
+        create_time=timestamp(told["create_time_us"]), update_time=timestamp(of.create_time),
     )  # fmt: skip
 
 

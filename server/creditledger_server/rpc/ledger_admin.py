@@ -6,7 +6,8 @@ from creditledger.v1 import ledger_admin_pb2 as pb
 from creditledger.v1.ledger_admin_pb2_grpc import LedgerAdminServicer
 
 from .. import __version__
-from ..domain.commands import Command, GrantCredits, OpenAccount
+from ..domain.account import AccountState
+from ..domain.commands import Command, GrantCredits, OpenAccount, UpdateAccount
 from ..domain.decide import Accepted
 from ..domain.refusal import Reason, Refused
 from ..ledger.ledger import Ledger
@@ -17,6 +18,7 @@ from .paging import Pages, fitting
 from .validate import Fields
 
 MAX_PRIORITY = 1_000
+_STATES = frozenset(int(state) for state in AccountState)
 
 
 class LedgerAdminService(LedgerAdminServicer):
@@ -61,6 +63,14 @@ class LedgerAdminService(LedgerAdminServicer):
         accounts = fitting([convert.account(account) for account in found[:size]])
         token = self._pages.token(request, accounts[-1].account_id) if len(accounts) < len(found) else ""
         return pb.ListAccountsResponse(accounts=accounts, next_page_token=token)
+
+    async def UpdateAccount(
+        self, request: pb.UpdateAccountRequest, context: Context
+    ) -> pb.UpdateAccountResponse:
+        entry, replayed = await self._write(_update_command(request), context)
+        return pb.UpdateAccountResponse(
+            account=convert.updated_account(entry), entry=convert.entry(entry), replayed=replayed
+        )
 
     async def GrantCredits(
         self, request: pb.GrantCreditsRequest, context: Context
@@ -125,6 +135,20 @@ class LedgerAdminService(LedgerAdminServicer):
     async def _write(self, command: Command, context: Context) -> Accepted:
         [answer] = await self._ledger.write([command], deadline_of(context, self._default_deadline))
         return accepted(answer)
+
+
+def _update_command(request: pb.UpdateAccountRequest) -> UpdateAccount:
+    fields = Fields()
+    request_id = fields.identifier("request_id", request.request_id)
+    account_id = fields.identifier("account_id", request.account_id)
+    paths = fields.mask("update_mask", request.update_mask, ("level", "labels", "state"))
+    level = fields.name("level", request.level) if "level" in paths else None
+    labels = fields.labels("labels", request.labels) if "labels" in paths else None
+    if "state" in paths and request.state not in _STATES:
+        fields.wrong("state", "must be a known value other than unspecified")
+    fields.check()
+    state = AccountState(request.state) if "state" in paths else None
+    return UpdateAccount(request_id, account_id, level, labels, state)
 
 
 def _grant_command(request: pb.GrantCreditsRequest) -> GrantCredits:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from creditledger.v1 import resources_pb2
 from creditledger.v1.credit_ledger_pb2 import CanPerformRequest, DeductRequest
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -138,6 +139,16 @@ class Fields:
         for index, value in enumerate(values):
             if value not in allowed:
                 self.wrong(f"{field}[{index}]", "must be a known value other than unspecified")
+
+    def mask(self, field: str, mask: FieldMask, known: Sequence[str]) -> frozenset[str]:
+        """The paths of a field mask, of which there must be one at least."""
+        if not 1 <= len(mask.paths) <= len(known):
+            self.wrong(field, f"must name 1 to {len(known)} of: {', '.join(known)}")
+            return frozenset()
+        for index, path in enumerate(mask.paths):
+            if path not in known:
+                self.wrong(f"{field}.paths[{index}]", f"must be one of: {', '.join(known)}")
+        return frozenset(mask.paths)
 
     def usage(self, message: resources_pb2.Usage) -> Usage:
         """What the use was."""

@@ -100,6 +100,15 @@ WHERE account.account_id = new.account_id
 """,
 )
 
+_UPDATE_TERMS = Statement(
+    "update_terms",
+    """
+UPDATE account SET state = new.state, labels = new.labels
+FROM unnest($1::text[], $2::smallint[], $3::json[]) AS new (account_id, state, labels)
+WHERE account.account_id = new.account_id
+""",
+)
+
 _INSERT_ENTRIES = Statement(
     "insert_entries",
     """
@@ -207,6 +216,8 @@ def _statements(changed: list[Account], position: int) -> Iterable[Bound]:
         yield _OPEN_ACCOUNTS, _columns([_opened_row(account) for account in opened], "tiiiiiiiTTitbtt")
     if known:
         yield _UPDATE_ACCOUNTS, _columns([_updated_row(account) for account in known], "tiiiiiiiTtbt")
+    if restated := [account for account in known if account.touched_terms]:
+        yield _UPDATE_TERMS, _columns([(a.account_id, a.state, a.labels) for a in restated], "tit")
     yield _INSERT_ENTRIES, _columns(list(_entry_rows(changed)), "tiiTiiiiiiiittbttttb")
     if grants:
         rows = [(*grant[:5], _time(grant.create_time), *grant[6:]) for grant in grants]
