@@ -1,0 +1,175 @@
+"""What `make bench` tells: tables in the terminal, pictures and the page's figures under docs/, all from results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from . import chart
+from .site import ROOT
+
+RESULTS = ROOT / "benchmarks" / "results"
+DOCS = ROOT / "docs"
+PAGE = DOCS / "performance.md"
+
+Results = dict[str, Any]
+
+
+def write(name: str, results: Results) -> Path:
+    """Writes results as JSON; returns where."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def read(name: str) -> Results | None:
+    """The results of that name, if there are any."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def show(console: Console, results: Results) -> None:
+    """Prints both tables."""
+    rows = Table("row", "median", "min to max", "generator", "server", "per commit", "audit")
+    for name, row in results["rows"].items():
+        rows.add_row(
+            name, figure(row["median"], row["unit"]), f"{figure(row['min'])} to {figure(row['max'])}",
+            _cost(row["generator_cpu_us"]), _cost(row["server_cpu_us"]),
+            f"{row['entries_per_commit']:.0f}" if row["entries_per_commit"] else "",
+            f"mismatches={row['mismatches']}",
+        )  # fmt: skip
+    rows.caption = "generator, server: their CPU time per operation"
+    console.print(rows)
+    keys = Table("key", "value", "min to max", "floor", "aim", "")
+    for name, key in results["keys"].items():
+        keys.add_row(name, *_key_cells(key))
+    console.print(keys)
+
+
+def update_docs() -> None:
+    """Draws the pictures and writes the figures of all results into the page."""
+    if results := read("latest"):
+        (DOCS / "performance.svg").write_text(chart.of_keys(results), encoding="utf-8")
+    if growth := read("growth"):
+        (DOCS / "growth.svg").write_text(chart.of_growth(growth), encoding="utf-8")
+    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def updated(page: str) -> str:
+    """The page with the figures of all results that are kept."""
+    for name, section, lines in (
+        ("latest", "bench", _bench_lines),
+        ("growth", "growth", _growth_lines),
+        ("breakdown", "breakdown", _breakdown_lines),
+    ):
+        if results := read(name):
+            page = _replaced(page, section, "\n".join(lines(results)))
+    return page
+
+
+def figure(value: float | None, unit: str = "") -> str:
+    """A number with about three digits that count."""
+    if value is None:
+        return ""
+    if value >= 100:
+        return f"{value:,.0f}{unit}"
+    return f"{value:.2f}{' ' if unit == 'ms' else ''}{unit}" if value < 10 else f"{value:.1f}{unit}"
+
+
+def machine_line(results: Results) -> str:
+    """The machine, the versions and the flush, in a sentence."""
+    machine, versions = results["machine"], results["versions"]
+    known = {name: version for name, version in versions.items() if version and name != "creditledger-server"}
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['kernel']}; "
+        f"{', '.join(f'{name} {version}' for name, version in known.items())}; "
+        f"a write and fdatasync of 8 KiB takes {results['fsync_us']:,.0f} µs (median of 200)."
+    )
+
+
+def _key_cells(key: dict[str, Any]) -> list[str]:
+    if key["value"] is None:
+        return ["missing", "", figure(key["floor"]), figure(key["aim"]), "missing"]
+    sign = "≤ " if key["lower_is_better"] else ""
+    verdict = "" if key["floor"] is None else "ok" if key["ok"] else "below"
+    spread = f"{figure(key['min'])} to {figure(key['max'])}"
+    floor = sign + figure(key["floor"]) if key["floor"] is not None else ""
+    return [figure(key["value"]), spread, floor, figure(key["aim"]), verdict]
+
+
+def _bench_lines(results: Results) -> list[str]:
+    settings = results["settings"]
+    lines = [
+        f"`make bench ROUNDS={settings['rounds']} DURATION={settings['duration']:g}`, {results['date']}: "
+        f"{machine_line(results)}",
+        "",
+        "| key | what | value | min to max | at least | aim | |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, key in results["keys"].items():
+        lines.append(f"| `{name}` | {key['meaning']} | {' | '.join(_key_cells(key))} |")
+    lines += ["", "| row | what | median | min to max | server's CPU per operation | deductions per commit |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for name, row in results["rows"].items():
+        spread = f"{figure(row['min'])} to {figure(row['max'])}"
+        per_commit = f"{row['entries_per_commit']:.0f}" if row["entries_per_commit"] else ""
+        lines.append(
+            f"| `{name}` | {row['meaning']} | {figure(row['median'], row['unit'])} | {spread} "
+            f"| {_cost(row['server_cpu_us'])} | {per_commit} |"
+        )
+    return [*lines, "", f"`creditledger-server verify` at the end of this run: `{results['verify']}`."]
+
+
+def _growth_lines(growth: Results) -> list[str]:
+    lines = [
+        f"`make bench-growth ROUNDS={growth['settings']['rounds']} SCALE={growth['settings']['scale']:g}`, "
+        f"{growth['date']}: {machine_line(growth)}",
+        "",
+        "| key | what | value | min to max | at least | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, key in growth["keys"].items():
+        value, spread, floor, _aim, verdict = _key_cells(key)
+        lines.append(f"| `{name}` | {key['meaning']} | {value} | {spread} | {floor} | {verdict} |")
+    lines += ["", "| ledger | deductions per second | min to max |", "|---|---|---|"]
+    for row in growth["rows"].values():
+        spread = f"{figure(row['min'])} to {figure(row['max'])}"
+        lines.append(f"| {row['meaning']} | {figure(row['median'])} | {spread} |")
+    return lines
+
+
+def _breakdown_lines(phases: Results) -> list[str]:
+    lines = [
+        f"`make bench-breakdown`, {phases['date']}: {machine_line(phases)}",
+        "",
+        "| CPU of the server, µs per deduction | " + " | ".join(phases["loads"]) + " |",
+        "|---|" + "---|" * len(phases["loads"]),
+    ]
+    for phase in next(iter(phases["loads"].values())):
+        cells = " | ".join(f"{load[phase]:.1f}" for load in phases["loads"].values())
+        lines.append(f"| {phase} | {cells} |")
+    [(load, statements)] = phases["postgres"].items()
+    lines += ["", f"| Postgres, {load} | µs per deduction |", "|---|---|"]
+    return lines + [f"| `{statement}` | {span:.1f} |" for statement, span in statements.items()]
+
+
+def _cost(microseconds: float) -> str:
+    return f"{figure(microseconds)} µs" if microseconds else ""
+
+
+def _replaced(page: str, section: str, text: str) -> str:
+    """The page with the text between the section's two comments."""
+    begin, end = f"<!-- {section}: made by benchmarks/report.py -->\n", f"\n<!-- end of {section} -->"
+    head, _, rest = page.partition(begin)
+    _, found, tail = rest.partition(end)
+    assert found, f"the page has no section {section}"
+    return f"{head}{begin}\n{text}\n{end}{tail}"
+
+
+if __name__ == "__main__":
+    update_docs()

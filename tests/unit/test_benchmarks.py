@@ -1,0 +1,67 @@
+"""What the benchmarks compute from what they measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import report
+from benchmarks.keys import KEYS, Key, judge
+from benchmarks.replay import read_transactions, uniform
+from benchmarks.site import BenchError
+
+HIGH = Key("high", "more is better", "ours", ("theirs",), 0.5, 1.0)
+LOW = Key("low", "less is better", "ours", ("theirs", "others"), 1.5, 1.0, lower_is_better=True)
+
+LOG = """\
+2026-11-22 20:00:00.000 UTC [7] LOG:  execute begin: BEGIN
+2026-11-22 20:00:00.000 UTC [8] LOG:  execute <unnamed>: SELECT 1
+2026-11-22 20:00:00.000 UTC [7] LOG:  execute lock: 
+\tSELECT * FROM account
+\tWHERE account_id = ANY($1::text[])
+2026-11-22 20:00:00.000 UTC [7] DETAIL:  Parameters: $1 = '{"a","it''s"}'
+2026-11-22 20:00:00.000 UTC [7] LOG:  execute insert: INSERT INTO entry VALUES ($1, $2)
+2026-11-22 20:00:00.000 UTC [7] DETAIL:  Parameters: $1 = '{}', $2 = '5'
+2026-11-22 20:00:00.000 UTC [7] LOG:  statement: COMMIT
+"""  # noqa: W291 - as Postgres writes it
+
+
+def test_a_figure_is_the_median_of_the_ratios_of_each_round() -> None:
+    told = judge([HIGH], {"ours": [10.0, 30.0, 40.0], "theirs": [100.0, 50.0, 100.0]})["high"]
+    assert (told["value"], told["min"], told["max"], told["ok"]) == (0.4, 0.1, 0.6, False)
+
+
+@pytest.mark.parametrize(("ours", "ok"), [(4.0, True), (7.0, False)])
+def test_where_less_is_better_the_floor_is_a_ceiling(ours: float, ok: bool) -> None:
+    assert judge([LOW], {"ours": [ours], "theirs": [1.0], "others": [3.0]})["low"]["ok"] is ok
+
+
+def test_without_all_of_its_rows_a_figure_has_no_value() -> None:
+    told = judge([LOW], {"ours": [1.0], "theirs": [1.0]})["low"]
+    assert (told["value"], told["ok"]) == (None, None)
+
+
+def test_the_floors_are_those_of_the_project() -> None:
+    assert {key.name: key.floor for key in KEYS if key.floor is not None} == {
+        "unary_vs_echo": 0.55, "canperform_vs_echo": 0.70, "batch_vs_textbook": 6, "hot_vs_textbook": 15,
+        "hot_vs_spread": 1.0, "batch_vs_postgres": 0.35, "client_batching": 5, "client_batching_64": 2.5,
+        "idle_latency": 1.5,
+    }  # fmt: skip
+
+
+def test_transactions_are_read_from_the_log_with_their_parameters() -> None:
+    [transaction] = read_transactions(LOG)["7"]
+    assert [text.split()[0] for text, _ in transaction] == ["BEGIN", "SELECT", "INSERT", "COMMIT"]
+    assert [parameters for _, parameters in transaction] == [(), ("""{"a","it's"}""",), ("{}", "5"), ()]
+
+
+def test_transactions_that_are_not_alike_are_not_replayed() -> None:
+    longer = LOG.replace("statement: COMMIT", "statement: SELECT 2")
+    with pytest.raises(BenchError, match="differ"):
+        uniform(read_transactions(LOG + longer))
+    with pytest.raises(BenchError, match="no statements"):
+        uniform(read_transactions(""))
+
+
+def test_the_page_tells_the_results_that_are_kept() -> None:
+    page = report.PAGE.read_text(encoding="utf-8")
+    assert report.updated(page) == page
