@@ -92,6 +92,7 @@ def main() -> None:
 
 @main.command(cls=_CommandWithSettings)
 @click.option("--listen", metavar="HOST:PORT", help="Where to serve.  [default: 127.0.0.1:50051]")
+@click.option("--workers", metavar="N", help="Processes that serve there.  [default: 1]")
 @_database_options
 @click.option(
     "--migrate", "migrate_first", is_flag=True, help="First bring the database to the schema needed."
@@ -108,6 +109,7 @@ def main() -> None:
 )
 def serve(
     listen: str | None,
+    workers: str | None,
     database_url: str | None,
     embedded: Path | None,
     migrate_first: bool,
@@ -123,7 +125,9 @@ def serve(
       creditledger-server serve --migrate --catalog catalog.example.toml
       creditledger-server serve --database-url postgresql://ledger@db.internal/ledger
     """
-    settings = _settings(listen=listen, database_url=database_url, embedded=embedded, insecure=insecure)
+    settings = _settings(
+        listen=listen, workers=workers, database_url=database_url, embedded=embedded, insecure=insecure
+    )
     catalog = None if catalog_file is None else _load_catalog(catalog_file)
     with _database(settings) as dsn:
         from .storage import schema
@@ -132,7 +136,21 @@ def serve(
             _say_applied(schema.migrate(dsn))
         else:
             schema.check(dsn)
-        _serve(settings, dsn, catalog)
+        if settings.workers > 1:
+            _supervise(settings, dsn, catalog)
+        else:
+            _serve(settings, dsn, catalog)
+
+
+@main.command(hidden=True)
+def worker() -> None:
+    """One process of 'serve --workers', which starts it."""
+    from .workers import drain_with_supervisor, ordered_settings
+
+    settings = ordered_settings()
+    assert settings.database_url is not None
+    drain_with_supervisor()
+    _serve(settings, settings.database_url, None, share_port=True)
 
 
 @main.group(invoke_without_command=True)
@@ -261,15 +279,25 @@ def _database(settings: Settings) -> Iterator[str]:
         raise Failure(str(error)) from error
 
 
-def _serve(settings: Settings, dsn: str, catalog: Catalog | None) -> None:
+def _serve(settings: Settings, dsn: str, catalog: Catalog | None, *, share_port: bool = False) -> None:
     # gRPC's core writes to stderr what its caller is told anyway; it reads this when it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from .rpc.server import StartupError
+    from .ledger.start import StartupError
     from .rpc.server import serve as serve_rpc
 
     try:
-        _run(serve_rpc(settings, dsn, catalog=catalog, on_ready=_say_ready))
+        _run(serve_rpc(settings, dsn, catalog=catalog, on_ready=_say_ready, share_port=share_port))
     except StartupError as error:
+        raise Failure(str(error)) from error
+
+
+def _supervise(settings: Settings, dsn: str, catalog: Catalog | None) -> None:
+    from .ledger.start import StartupError
+    from .workers import WorkersError, supervise
+
+    try:
+        asyncio.run(supervise(settings, dsn, catalog, _say_ready))
+    except (StartupError, WorkersError) as error:
         raise Failure(str(error)) from error
 
 

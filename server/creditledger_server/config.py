@@ -7,6 +7,7 @@ before it. Nothing else reads the environment: other code is handed the values i
 from __future__ import annotations
 
 import ipaddress
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Self
 
@@ -56,6 +57,12 @@ def _database_url(value: str) -> str:
     return value
 
 
+def _workers(value: int) -> int:
+    if value > 1 and sys.platform != "linux":
+        raise ValueError("must be 1: only Linux spreads connections over processes that share a port")
+    return value
+
+
 class Settings(BaseSettings):
     """What can be set; ``creditledger-server serve --help`` prints the same table."""
 
@@ -70,6 +77,9 @@ class Settings(BaseSettings):
     )
     insecure: bool = Field(
         False, description="serve on more than loopback, though anybody there may do anything"
+    )
+    workers: Annotated[int, AfterValidator(_workers)] = Field(
+        1, ge=1, le=64, description="processes that serve the address; more than 1 only on Linux"
     )
 
     decimals: int | None = Field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
@@ -67,6 +68,14 @@ def test_a_port_that_is_taken(server: ServerProcess, dsn: str) -> None:
     assert server.target in line
     with Ledger(server.target) as ledger:
         assert ledger.deduct(ledger.open(credits_=1)).cost == 1
+
+
+def test_a_port_is_not_shared_even_with_those_who_would(server: ServerProcess) -> None:
+    host, _, port = server.target.rpartition(":")
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        with pytest.raises(OSError, match="in use"):
+            other.bind((host, int(port)))
 
 
 def test_an_address_that_is_not_of_this_machine(dsn: str) -> None:

@@ -81,6 +81,20 @@ def test_anything_else_needs_insecure(address: str) -> None:
     assert load_settings(listen=address, insecure=True).listen == address
 
 
+def test_several_workers_need_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    with pytest.raises(ConfigError, match="--workers: must be 1: only Linux"):
+        load_settings(workers=2)
+    assert load_settings(workers=1).workers == 1
+
+
+@pytest.mark.parametrize("workers", ["0", "65", "many", "1.5"])
+def test_a_number_of_workers_must_be_one(monkeypatch: pytest.MonkeyPatch, workers: str) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    with pytest.raises(ConfigError, match="--workers"):
+        load_settings(workers=workers)
+
+
 def test_every_setting_is_described() -> None:
     rows = settings_table()
     assert [name.partition("=")[0] for name, _ in rows] == [

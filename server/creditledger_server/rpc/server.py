@@ -18,11 +18,9 @@ from grpc_reflection.v1alpha import reflection
 
 from ..config import Settings
 from ..domain.catalog import Catalog
-from ..domain.refusal import Refused
 from ..ledger.ledger import Ledger
-from ..storage.catalogs import ensure_ledger
+from ..ledger.start import StartupError, prepare, startup_errors
 from ..storage.connect import Database
-from ..storage.errors import StorageError
 from ..storage.schema import expected_version
 from ..watch.hub import Hub
 from ..watch.stream import Watcher
@@ -41,7 +39,6 @@ SERVICES = (
 )
 
 _OPTIONS = (
-    ("grpc.so_reuseport", 0),  # two servers must not share a port unnoticed
     ("grpc.max_receive_message_length", 4 << 20),
     ("grpc.max_metadata_size", 16 << 10),
     ("grpc.keepalive_time_ms", 30_000),
@@ -51,27 +48,28 @@ _OPTIONS = (
 )
 
 
-class StartupError(Exception):
-    """The server cannot start; the message is one line for its operator."""
-
-
 async def serve(
-    settings: Settings, dsn: str, *, catalog: Catalog | None, on_ready: Callable[[str], None]
+    settings: Settings,
+    dsn: str,
+    *,
+    catalog: Catalog | None,
+    on_ready: Callable[[str], None],
+    share_port: bool = False,
 ) -> None:
-    """Serves until SIGTERM, SIGINT or SIGHUP, then drains. ``on_ready`` is told the address. Raises StartupError."""
+    """Serves until SIGTERM, SIGINT or SIGHUP, then drains. ``on_ready`` is told the address. Raises StartupError.
+
+    ``share_port`` lets other processes that say so too listen on the same port.
+    """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     # Streams read through a pool of their own: thousands that wake at once must not keep calls waiting.
     database, stream_database = _database(settings, dsn), _database(settings, dsn)
     try:
-        await database.open()
-        await stream_database.open()
-        await _serve_on(database, stream_database, settings, catalog, on_ready, stop)
-    except StorageError as error:
-        raise StartupError(f"cannot use the database: {_one_line(error)}") from error
-    except Refused as refusal:
-        raise StartupError(refusal.message) from refusal
+        with startup_errors():
+            await database.open()
+            await stream_database.open()
+            await _serve_on(database, stream_database, settings, catalog, on_ready, stop, share_port)
     finally:
         await stream_database.close()
         await database.close()
@@ -93,11 +91,9 @@ async def _serve_on(
     catalog: Catalog | None,
     on_ready: Callable[[str], None],
     stop: asyncio.Event,
+    share_port: bool,
 ) -> None:
-    async with database.connection() as conn:
-        identity = await ensure_ledger(conn, settings.decimals or 0)
-    if settings.decimals not in (None, identity.decimals):
-        raise StartupError(f"this ledger has {identity.decimals} decimals, which cannot be changed")
+    identity = await prepare(database, settings.decimals, catalog)
     hub = Hub(stream_database.connection, settings.watch_poll_ms / 1_000)
     ledger = Ledger(
         database,
@@ -107,12 +103,10 @@ async def _serve_on(
         queue_limit=settings.queue_limit,
         on_commit=hub.committed,
     )
-    if catalog is not None:
-        await ledger.catalogs.apply(catalog)
     health = Health(database, (database, stream_database), expected_version(), SERVICES)
     await health.start()
     watcher = Watcher(ledger, stream_database.connection, hub, settings.heartbeat_seconds)
-    server = _create_server(ledger, watcher, health, settings)
+    server = _create_server(ledger, watcher, health, settings, share_port)
     port = _bind(server, settings.listen)
     async with asyncio.TaskGroup() as tasks:
         background = [tasks.create_task(work()) for work in (ledger.run, hub.run, health.run)]
@@ -125,8 +119,12 @@ async def _serve_on(
             task.cancel()
 
 
-def _create_server(ledger: Ledger, watcher: Watcher, health: Health, settings: Settings) -> grpc.aio.Server:
-    server = grpc.aio.server(interceptors=[Boundary()], options=_OPTIONS)
+def _create_server(
+    ledger: Ledger, watcher: Watcher, health: Health, settings: Settings, share_port: bool
+) -> grpc.aio.Server:
+    # Unless told to, two servers must not share a port unnoticed.
+    options = (*_OPTIONS, ("grpc.so_reuseport", int(share_port)))
+    server = grpc.aio.server(interceptors=[Boundary()], options=options)
     deadline = settings.default_deadline_ms / 1_000
     # Abstract to mypy only: the generated base answers for the methods that are not served yet.
     credit_ledger = CreditLedgerService(ledger, watcher, deadline)  # type: ignore[abstract]
@@ -161,7 +159,3 @@ async def _drain(server: grpc.aio.Server, hub: Hub, health: Health) -> None:
     await health.drain()
     hub.drain()
     await server.stop(GRACE_SECONDS)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
