@@ -19,10 +19,10 @@ protoc = PATH="$(PROTO_BIN):$$PATH" $(PROTO_BIN)/python -m grpc_tools.protoc -Ip
 	--grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) protos/creditledger/v1/*.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test check check-code check-types check-layers check-protos check-stubs proto clean
+.PHONY: help run install test mutants faults faults-long bench bench-growth bench-breakdown check check-code check-types check-layers check-protos check-stubs proto clean
 
 help: ## List what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Variables: LISTEN=$(LISTEN) DATA=$(DATA) CATALOG=$(CATALOG) PYTHON=$(PYTHON)"
 
 run: .venv/.run ## Serve on LISTEN with an embedded Postgres in DATA, or with CREDITLEDGER_DATABASE_URL
@@ -32,6 +32,29 @@ install: .venv/.dev ## Install everything for development into .venv
 
 test: .venv/.dev ## Run all tests; PYTEST_ADDOPTS adds options, as in: make test PYTEST_ADDOPTS='-k cli'
 	@$(BIN)/pytest
+
+# Servers, clients and a Postgres of their own under every fault of docs/faults.md; SEED=7 repeats a run's choices.
+FAULTS := PYTHONPATH=tests/support $(BIN)/python tests/faults/campaign.py $(FAULT) $(if $(SEED),--seed $(SEED))
+
+faults: .venv/.dev ## Kill, stop, cut and overload it, and check every answer; FAULT="kill_server net_stall" picks some
+	@$(FAULTS)
+
+faults-long: .venv/.dev ## The same in random order with new seeds for MINUTES=60
+	@$(FAULTS) --minutes $(or $(MINUTES),60)
+
+mutants: .venv/.dev ## Seed one bug after the other and see that its test finds it; ONLY=words chooses some
+	@$(BIN)/python -m tests.mutants.run $(ONLY)
+
+# All three take some minutes, use all of the machine, and update docs/performance.md; DURATION is in seconds.
+bench: .venv/.run ## Measure every figure of docs/performance.md; fails if the ledger does not hold what was answered
+	@$(BIN)/python -m benchmarks.bench $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(DURATION),--duration $(DURATION))
+
+bench-growth: .venv/.run ## Measure large ledgers against small ones; SCALE=0.1 takes a tenth of the sizes
+	@$(BIN)/python -m benchmarks.growth $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(DURATION),--duration $(DURATION)) \
+		$(if $(SCALE),--scale $(SCALE))
+
+bench-breakdown: .venv/.run ## Measure where the time of a deduction goes
+	@$(BIN)/python -m benchmarks.breakdown
 
 check: check-code check-types check-layers check-protos check-stubs ## Lint, types, layers, protos, generated stubs
 

@@ -65,6 +65,20 @@ def test_while_a_lost_commit_may_still_happen_nobody_is_told_that_nothing_was_wr
     assert (resent.outcome, resent.replayed) == ("OK", True)
 
 
+def test_a_commit_that_is_lost_whenever_it_is_sent_is_not_told_as_done(
+    dsn: str, start_server: Callable[..., ServerProcess]
+) -> None:
+    with _Proxy(dsn, happens=False) as proxy:
+        target = start_server("--database-url", proxy.dsn).target
+        open_account(target, "account", 1)
+        proxy.cut_every = 1
+
+        [answer] = run_together([Plan([target], [("id", "account")])])
+
+    assert answer.outcome == "STORAGE_UNAVAILABLE"
+    assert effects(dsn) == 0
+
+
 class _Proxy:
     """Stands between a server and its Postgres. Cuts a connection at every ``cut_every``-th COMMIT, unless that is 0.
 

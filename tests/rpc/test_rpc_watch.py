@@ -272,6 +272,19 @@ def test_a_cursor_fits_its_accounts_in_any_order(ledger: Ledger) -> None:
         assert [event_of(message) for message in resumed.take(2)] == ["change", "caught_up"]
 
 
+def test_more_than_a_page_that_was_missed_comes_before_caught_up(ledger: Ledger) -> None:
+    account = ledger.open(credits_=2_000)
+    with Watch(ledger, account) as watch:
+        cursor = watch.next().cursor
+    for _ in range(2):
+        ledger.call(pb.BatchDeductRequest(requests=[deduction(account) for _ in range(505)]))
+
+    with Watch(ledger, account, cursor=cursor) as resumed:
+        for revision in range(3, 1_013):
+            assert entry_of(resumed.next()).revision == revision
+        assert event_of(resumed.next()) == "caught_up"
+
+
 @pytest.mark.parametrize("missed", [1, 2, 499, 500, 501, 1_000, 1_001])
 def test_nothing_is_lost_where_pages_meet(ledger: Ledger, long_watch: dict[int, str], missed: int) -> None:
     last = max(long_watch)

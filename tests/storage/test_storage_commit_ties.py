@@ -41,6 +41,8 @@ async def test_a_position_of_many_commits_is_read_whole(
     hot = [(HOT, revision) for revision in range(3, TIES + 4)]
     assert revisions == [*((name, 3) for name in OTHERS), *hot]
     assert {item.position for item in committed} == {position}
+    # Again from there: a reader may have been told some of it only.
+    assert (await read_committed(conn, position, 1)).committed[: len(committed)] == committed
 
 
 async def test_a_watcher_of_all_accounts_goes_on_behind_a_position_of_many_commits(

@@ -247,6 +247,15 @@ async def test_commits_of_others_wake_those_they_concern(monkeypatch: pytest.Mon
             assert await bob.wait(SOON) is None
 
 
+async def test_commits_of_others_wake_again_those_who_have_looked(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub, log = new_hub(), CommitLog((5, []))
+    async with polled(monkeypatch, hub, log):
+        with hub.subscribe(["ann"]) as ann:
+            assert await ann.wait(LONG) == {"ann"}
+            log.answers.append((6, ["ann"]))
+            assert await ann.wait(LONG) == {"ann"}
+
+
 async def test_the_first_poll_lets_every_stream_look_once(monkeypatch: pytest.MonkeyPatch) -> None:
     hub, log = new_hub(), CommitLog((5, []))
     async with polled(monkeypatch, hub, log):
