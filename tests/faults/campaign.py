@@ -1,0 +1,70 @@
+"""Runs the faults one after the other: ``make faults``, ``make faults-long``. The exit status is 1 unless all pass."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+from fault_list import FAULTS, Fault
+from fault_run import Result, run_fault
+
+
+def main() -> int:
+    """Runs what the options ask for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("faults", nargs="*", metavar="FAULT", help=", ".join(fault.name for fault in FAULTS))
+    parser.add_argument(
+        "--seed", type=int, help="of all random choices; drawn and printed unless it is given"
+    )
+    parser.add_argument("--minutes", type=float, help="cycle through the faults with new seeds for so long")
+    options = parser.parse_args()
+    known = {fault.name: fault for fault in FAULTS}
+    chosen = [known[name] for name in options.faults] or FAULTS
+    seed = random.SystemRandom().randrange(1_000_000) if options.seed is None else options.seed
+    begin = time.monotonic()
+    results = [_run(fault, each) for fault, each in _plan(chosen, seed, options.minutes)]
+    return _summarise(results, seed, time.monotonic() - begin)
+
+
+def _plan(faults: list[Fault], seed: int, minutes: float | None) -> Iterator[tuple[Fault, int]]:
+    """Each fault once with the seed, or in random order with seeds drawn from it until the time is over."""
+    if minutes is None:
+        yield from ((fault, seed) for fault in faults)
+        return
+    end, chance = time.monotonic() + minutes * 60, random.Random(seed)
+    while time.monotonic() < end:
+        for fault in chance.sample(faults, len(faults)):
+            if time.monotonic() < end:
+                yield fault, chance.randrange(1_000_000)
+
+
+def _run(fault: Fault, seed: int) -> Result:
+    try:
+        result = run_fault(fault, seed)
+    except Exception as error:  # one broken run must not hide what the others tell
+        words = " ".join(str(error).split())[:500]
+        result = Result(
+            f"RESULT test={fault.name} seed={seed} FAIL (the run broke: {error!r})", "FAIL", [words]
+        )
+    for detail in result.details:
+        sys.stdout.write(f"  {detail}\n")
+    sys.stdout.write(f"{result.line}\n")
+    sys.stdout.flush()
+    return result
+
+
+def _summarise(results: list[Result], seed: int, seconds: float) -> int:
+    verdicts = Counter(result.verdict for result in results)
+    sys.stdout.write(
+        f"SUMMARY seed={seed} runs={len(results)} passed={verdicts['PASS']} failed={verdicts['FAIL']}"
+        f" skipped={verdicts['SKIP']} seconds={seconds:.0f}\n"
+    )
+    return 1 if verdicts["FAIL"] or not verdicts["PASS"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
