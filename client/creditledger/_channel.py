@@ -14,8 +14,10 @@ _RETRY_POLICY = {
     "initialBackoff": "0.1s",
     "maxBackoff": "2s",
     "backoffMultiplier": 2,
+    # CANCELLED, when it comes from the server: that is how gRPC ends the calls that a server which shuts down has not
+    # accepted yet. One that the caller cancels is not sent again.
     # Never DEADLINE_EXCEEDED: the caller's time is up, and what to do then is the caller's to decide.
-    "retryableStatusCodes": ["UNAVAILABLE"],
+    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
 }
 
 _SERVICE_CONFIG = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
+from creditledger._batching import SyncBatcher
 from creditledger._channel import channel_options
 from creditledger._methods import LedgerMethods, watch_request
 from creditledger._rpc import SyncCaller
@@ -26,8 +27,8 @@ class CreditLedgerClient(LedgerMethods, SyncCaller):
     """A client of a creditledger server. Any number of threads may share one.
 
     Methods take keywords, return the generated messages and raise CreditLedgerError. A mutation without a
-    request_id draws one for the call and its retries. Only UNAVAILABLE is retried: up to 5 attempts within
-    the timeout, each the very same message.
+    request_id draws one for the call and its retries. Only UNAVAILABLE is retried, and what
+    a server that shuts down CANCELLED: up to 5 attempts within the timeout, each the very same message.
 
     Create it where it is used: after a fork (gunicorn and celery fork their workers; gRPC does not survive a
     fork once it was used), and never to be sent to another process: it cannot be pickled. Close it, or use it
@@ -42,6 +43,9 @@ class CreditLedgerClient(LedgerMethods, SyncCaller):
         credentials: grpc.ssl_channel_credentials() or the like. None sends everything in the clear: for
             loopback and private networks.
         options: gRPC channel arguments, added to those of this package or replacing them by name.
+        batching: Whether `deduct` calls that are made at the same time travel together, up to 500 at once. Each
+            returns or raises what it would by itself, within its own timeout; none waits longer than about
+            0.1 s to be sent. It pays with dozens of calls at once; the package's README tells when it does not.
     """
 
     def __init__(
@@ -51,24 +55,26 @@ class CreditLedgerClient(LedgerMethods, SyncCaller):
         timeout: float = 5.0,
         credentials: grpc.ChannelCredentials | None = None,
         options: Iterable[tuple[str, Any]] = (),
+        batching: bool = False,
     ) -> None:
         arguments = channel_options(options)
         if credentials is None:
             channel = grpc.insecure_channel(target, arguments)
         else:
             channel = grpc.secure_channel(target, credentials, arguments)
-        self._start(channel, timeout)
+        self._start(channel, timeout, batching)
 
     @classmethod
-    def from_channel(cls, channel: grpc.Channel, *, timeout: float = 5.0) -> Self:
+    def from_channel(cls, channel: grpc.Channel, *, timeout: float = 5.0, batching: bool = False) -> Self:
         """A client over your own channel, whose retries and keepalive apply, and which `close` closes."""
         client = cls.__new__(cls)
-        client._start(channel, timeout)
+        client._start(channel, timeout, batching)
         return client
 
-    def _start(self, channel: grpc.Channel, timeout: float) -> None:
+    def _start(self, channel: grpc.Channel, timeout: float, batching: bool) -> None:
         super().__init__(channel, timeout)
         self._channel = channel
+        self._batcher = SyncBatcher(self._stubs) if batching else None
         self._watches: weakref.WeakSet[UsageWatch] = weakref.WeakSet()
         # Guards _watches, which other threads may add to while close() reads it.
         self._lock = threading.Lock()
@@ -121,6 +127,8 @@ class CreditLedgerClient(LedgerMethods, SyncCaller):
             watches = list(self._watches)
         for watch in watches:
             watch.close()
+        if self._batcher is not None:
+            self._batcher.close()
         self._channel.close()
 
     def __enter__(self) -> Self:

@@ -82,7 +82,7 @@ class LedgerMethods:
             metrics=metrics,
         )
 
-    @rpc(lambda stubs: stubs.ledger.Deduct, mutates=True)
+    @rpc(lambda stubs: stubs.ledger.Deduct, mutates=True, batchable=True)
     def deduct(
         self,
         account_id: str,

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from creditledger._batching import AsyncBatcher, SyncBatcher
+
 P = ParamSpec("P")
 RequestT = TypeVar("RequestT", bound="Message")
 ResponseT = TypeVar("ResponseT")
@@ -59,28 +61,26 @@ class Caller:
 class SyncCaller(Caller):
     """Makes unary calls and waits for their answers."""
 
+    _batcher: SyncBatcher | None
+
     def _call(self, method: Rpc[..., RequestT, ResponseT], request: RequestT, seconds: float) -> ResponseT:
-        try:
-            return method.stub(self._stubs)(request, timeout=seconds)
-        except grpc.RpcError as error:
-            raise error_from_rpc(error, method.request_ids(request)) from error
+        if self._batcher is not None and method.batchable:
+            return cast("ResponseT", self._batcher.call(cast("Any", method), cast("Any", request), seconds))
+        return method.send(self._stubs, request, seconds)
 
 
 class AsyncCaller(Caller):
     """Makes unary calls and awaits their answers."""
 
+    _batcher: AsyncBatcher | None
+
     async def _call(
         self, method: Rpc[..., RequestT, ResponseT], request: RequestT, seconds: float
     ) -> ResponseT:
-        stub = cast("grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT]", method.stub(self._stubs))
-        try:
-            return await stub(request, timeout=seconds)
-        except grpc.RpcError as error:
-            raise error_from_rpc(error, method.request_ids(request)) from error
-        except asyncio.CancelledError:
-            if is_task_cancelled():
-                raise
-            raise closed_error(method.request_ids(request)) from None
+        if self._batcher is not None and method.batchable:
+            response = await self._batcher.call(cast("Any", method), cast("Any", request), seconds)
+            return cast("ResponseT", response)
+        return await method.send_async(self._stubs, request, seconds)
 
 
 def closed_error(request_ids: tuple[str, ...]) -> Cancelled:
@@ -111,9 +111,11 @@ class Rpc(Generic[P, RequestT, ResponseT]):
         stub: Callable[[Stubs], grpc.UnaryUnaryMultiCallable[RequestT, ResponseT]],
         build: Callable[Concatenate[Any, P], RequestT],
         mutates: bool,
+        batchable: bool,
     ) -> None:
-        self.stub = stub
+        self._stub = stub
         self._mutates = mutates
+        self.batchable = batchable
         # For help() and the like: each XRequest is answered by an XResponse, and that is what callers get.
         build.__annotations__["return"] = build.__annotations__["return"].replace("Request", "Response")
 
@@ -127,7 +129,26 @@ class Rpc(Generic[P, RequestT, ResponseT]):
 
         self._function, self._async_function = call, call_async
 
-    def request_ids(self, request: RequestT) -> tuple[str, ...]:
+    def send(self, stubs: Stubs, request: RequestT, seconds: float) -> ResponseT:
+        """Sends a request and waits for the answer."""
+        try:
+            return self._stub(stubs)(request, timeout=seconds)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error, self._request_ids(request)) from error
+
+    async def send_async(self, stubs: Stubs, request: RequestT, seconds: float) -> ResponseT:
+        """Sends a request and awaits the answer."""
+        stub = cast("grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT]", self._stub(stubs))
+        try:
+            return await stub(request, timeout=seconds)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error, self._request_ids(request)) from error
+        except asyncio.CancelledError:
+            if is_task_cancelled():
+                raise
+            raise closed_error(self._request_ids(request)) from None
+
+    def _request_ids(self, request: RequestT) -> tuple[str, ...]:
         """The ids of the mutations in a request; none if the method only reads."""
         if not self._mutates:
             return ()
@@ -146,7 +167,10 @@ class Rpc(Generic[P, RequestT, ResponseT]):
 
 
 def rpc(
-    stub: Callable[[Stubs], grpc.UnaryUnaryMultiCallable[RequestT, ResponseT]], *, mutates: bool = False
+    stub: Callable[[Stubs], grpc.UnaryUnaryMultiCallable[RequestT, ResponseT]],
+    *,
+    mutates: bool = False,
+    batchable: bool = False,
 ) -> Callable[[Callable[Concatenate[Any, P], RequestT]], Rpc[P, RequestT, ResponseT]]:
     """Makes a function from keywords to a request message the method of that stub.
 
@@ -156,5 +180,6 @@ def rpc(
         stub: Picks the stub; its types are what the function's request and the method's response are checked
             against.
         mutates: Whether the request carries one request id, or `requests` that each do.
+        batchable: Whether a client with batching=True sends concurrent calls of it together.
     """
-    return lambda build: Rpc(stub, build, mutates)
+    return lambda build: Rpc(stub, build, mutates, batchable)

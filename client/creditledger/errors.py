@@ -446,6 +446,7 @@ def from_item_status(status: ItemStatus, request_id: str | None = None) -> Credi
         reason=reason,
         metadata=status.metadata,
         field_violations=[FieldViolation(v.field, v.description) for v in status.field_violations],
+        retry_delay=status.retry_delay.ToTimedelta() if status.HasField("retry_delay") else None,
         request_ids=() if request_id is None else (request_id,),
         outcome_unknown=is_undecided(code, reason),
     )

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 import pytest
-from creditledger import AsyncCreditLedgerClient, CreditLedgerClient
+from batching_callers import TIMEOUT, Callers, Tasks, Threads
+from batching_script import Accounts
+from creditledger import AsyncCreditLedgerClient, CreditLedgerClient, _batching
 from creditledger.v1 import credit_ledger_pb2, ledger_admin_pb2
 from creditledger.v1.credit_ledger_pb2_grpc import add_CreditLedgerServicer_to_server
 from creditledger.v1.ledger_admin_pb2_grpc import add_LedgerAdminServicer_to_server
@@ -44,14 +46,15 @@ class FakeStatus(grpc.Status):
 class FakeServer:
     """Serves both services on a free port of loopback, by a script of answers per method.
 
-    An answer is a response, an error to end the call with, or a function of request and context. Without one, the
-    response is empty.
+    An answer is a response, an error to end the call with, or a function of request and context. Without one, it is
+    what `always` set, or else an empty response.
     """
 
     def __init__(self, port: int = 0) -> None:
         self.requests: dict[str, list[Any]] = defaultdict(list)
         self._answers: dict[str, list[Any]] = defaultdict(list)
-        self._server = grpc.server(ThreadPoolExecutor(max_workers=8), options=[("grpc.so_reuseport", 0)])
+        self._defaults: dict[str, Any] = {}
+        self._server = grpc.server(ThreadPoolExecutor(max_workers=16), options=[("grpc.so_reuseport", 0)])
         add_CreditLedgerServicer_to_server(self, self._server)  # type: ignore[arg-type]
         add_LedgerAdminServicer_to_server(self, self._server)  # type: ignore[arg-type]
         self.target = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
@@ -59,6 +62,10 @@ class FakeServer:
 
     def answer(self, method: str, *answers: Message | grpc.Status | Callable[..., Any]) -> None:
         self._answers[method] += answers
+
+    def always(self, method: str, answer: Message | grpc.Status | Callable[..., Any]) -> None:
+        """Sets what comes after the answers of the script."""
+        self._defaults[method] = answer
 
     def error(
         self,
@@ -87,10 +94,13 @@ class FakeServer:
     def _serve(self, method: str, request: Message, context: grpc.ServicerContext) -> Any:
         self.requests[method].append(request)
         answers = self._answers[method]
-        answer = answers.pop(0) if answers else message_factory.GetMessageClass(METHODS[method].output_type)()
+        answer = answers.pop(0) if answers else self._defaults.get(method) or self._empty(method)
         if isinstance(answer, grpc.Status):
             context.abort_with_status(answer)
         return answer(request, context) if callable(answer) else answer
+
+    def _empty(self, method: str) -> Message:
+        return message_factory.GetMessageClass(METHODS[method].output_type)()
 
     def _serve_stream(self, method: str, request: Message, context: grpc.ServicerContext) -> Iterator[Any]:
         yield from self._serve(method, request, context)
@@ -151,3 +161,24 @@ def call(request: pytest.FixtureRequest, server: FakeServer) -> Call:
     if request.param == "sync":
         return call_sync
     return lambda *args, **kwargs: asyncio.run(call_async(*args, **kwargs))
+
+
+@pytest.fixture
+def accounts(server: FakeServer) -> Accounts:
+    return Accounts(server)
+
+
+@pytest.fixture(params=[Threads, Tasks], ids=["sync", "async"])
+def callers(request: pytest.FixtureRequest, server: FakeServer, accounts: Accounts) -> Iterator[Callers]:
+    """Calls by each client."""
+    running: Threads | Tasks = request.param(server.target)
+    yield running
+    for event in accounts.held.values():
+        event.set()
+    running.end()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls wait for the batches in flight as long as these take."""
+    monkeypatch.setattr(_batching, "STALL_SECONDS", TIMEOUT)

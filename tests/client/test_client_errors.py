@@ -262,12 +262,14 @@ def test_an_item_of_a_batch_raises_what_the_single_call_would(reason: str) -> No
         message="for a developer",
         metadata={"key": "value"},
         field_violations=[ItemStatus.FieldViolation(field="quantity", description="too large")],
+        retry_delay=Duration(seconds=90, nanos=500_000_000),
     )
     error = from_item_status(status, "job-7")
     assert type(error) is expected
     assert (error.code, error.reason, error.message) == (code, reason, "for a developer")
     assert error.metadata == {"key": "value"}
     assert error.field_violations == (FieldViolation("quantity", "too large"),)
+    assert error.retry_delay == timedelta(seconds=90.5)
     assert error.request_id == "job-7"
 
 
@@ -276,6 +278,7 @@ def test_an_item_with_what_this_version_does_not_know_raises_by_its_code() -> No
     assert type(from_item_status(newer)) is errors.FailedPrecondition
     assert type(from_item_status(ItemStatus(code=99))) is InternalError
     assert not from_item_status(newer).reason
+    assert from_item_status(newer).retry_delay is None
 
 
 def test_a_result_of_a_batch_is_its_response_or_raises() -> None:

@@ -80,10 +80,21 @@ def test_after_five_attempts_it_gives_up(server: FakeServer, call: Call) -> None
     assert caught.value.outcome_unknown
 
 
+def test_what_a_server_that_shuts_down_cancels_is_sent_again(server: FakeServer, call: Call) -> None:
+    fail(server, "Deduct", grpc.StatusCode.CANCELLED, 2)
+    call("deduct", "user-1", "script_generation")
+    first, *others = server.requests["Deduct"]
+    assert others == [first, first]
+
+
 @pytest.mark.parametrize(
-    "code", sorted(set(grpc.StatusCode) - {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}, key=str)
+    "code",
+    sorted(
+        set(grpc.StatusCode) - {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED},
+        key=str,
+    ),
 )
-def test_nothing_but_unavailable_is_sent_again(server: FakeServer, call: Call, code: grpc.StatusCode) -> None:
+def test_nothing_else_is_sent_again(server: FakeServer, call: Call, code: grpc.StatusCode) -> None:
     fail(server, "Deduct", code, 1)
     with pytest.raises(CreditLedgerError):
         call("deduct", "user-1", "script_generation")
@@ -127,5 +138,5 @@ def test_options_replace_the_default_of_the_same_name() -> None:
 def test_the_channel_does_not_retry_a_watch() -> None:
     config = json.loads(dict(channel_options())["grpc.service_config"])
     unary, watch = config["methodConfig"]
-    assert unary["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+    assert unary["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE", "CANCELLED"]
     assert watch == {"name": [{"service": "creditledger.v1.CreditLedger", "method": "WatchUsage"}]}
