@@ -44,7 +44,7 @@ HUB = f"{SERVER}/watch/hub.py"
 STREAM = f"{SERVER}/watch/stream.py"
 RPC_SERVER = f"{SERVER}/rpc/server.py"
 CREDIT_LEDGER = f"{SERVER}/rpc/credit_ledger.py"
-CLIENT_BATCHING = "client/creditledger/_batching.py"
+CLIENT_BATCHING = "client/creditledger/_batches.py"
 CLIENT_WATCH = "client/creditledger/_watch.py"
 CLIENT_METHODS = "client/creditledger/_methods.py"
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from creditledger_server.domain.commands import Command, Deduct, GrantCredits, OpenAccount, fingerprint
 from creditledger_server.domain.usage import Usage
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 USAGE = Usage(
@@ -93,6 +93,22 @@ def test_the_order_of_maps_does_not_change_the_fingerprint() -> None:
     assert replace(DEDUCT, usage=usage).fingerprint() == DEDUCT.fingerprint()
     assert replace(OPEN, labels={"a": "ü", "b": "2"}).fingerprint() == OPEN.fingerprint()
     assert replace(GRANT, labels={"a": "1", "b": "2"}).fingerprint() == GRANT.fingerprint()
+
+
+@settings(deadline=None)
+@given(st.text(), st.text(), st.integers(), st.none() | st.text(), st.none() | st.just(USAGE))
+def test_the_fingerprint_of_a_deduction_is_that_of_its_fields(
+    account: str, operation: str, quantity: int, level: str | None, usage: Usage | None
+) -> None:
+    """It is written out for speed."""
+    command = Deduct("r", account, operation, quantity, usage, level)
+    try:
+        expected = fingerprint(
+            "Deduct", account, level, operation, quantity, usage.to_json() if usage else None
+        )
+    except UnicodeEncodeError:
+        assume(False)
+    assert command.fingerprint() == expected
 
 
 def test_an_absent_quantity_equals_one() -> None:

@@ -134,7 +134,7 @@ class Account:
             self.available, self.reserved, self.spent, self.forfeited, quantity, catalog_version,
             operation, request_id, fingerprint, draws, limits, usage, details,
         )  # fmt: skip
-        return self._append(Entry(*fields, chain_hash(self.head_hash, fields)))
+        return self._append(Entry._make((*fields, chain_hash(self.head_hash, fields))))
 
     def _append(self, entry: Entry) -> Entry:
         self.revision = entry.revision

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from .account import AccountState
-from .usage import Usage, canonical_json
+from .usage import Usage, canonical_json, json_text
 
 
 def fingerprint(method: str, *fields: object) -> bytes:
@@ -33,9 +33,12 @@ class Deduct:
     def fingerprint(self) -> bytes:
         """The identity of the request."""
         usage = self.usage.to_json() if self.usage else None
-        return fingerprint(
-            "Deduct", self.account_id, self.account_level, self.operation, self.quantity, usage
+        # What ``fingerprint`` would make of these fields, written out.
+        identity = (
+            f'[1,"Deduct",{json_text(self.account_id)},{json_text(self.account_level)},'
+            f"{json_text(self.operation)},{self.quantity},{json_text(usage)}]"
         )
+        return sha256(identity.encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)

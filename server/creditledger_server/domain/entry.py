@@ -9,8 +9,7 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 from .periods import Period
-
-_quote = json.encoder.encode_basestring
+from .usage import json_text
 
 GENESIS = bytes(32)
 """What the first entry of every account is chained to."""
@@ -99,15 +98,11 @@ def _canonical(
 ) -> str:  # fmt: skip
     # Written out: the json module takes three times as long, and this runs for every entry under the lock.
     return (
-        f"[1,{_quote(account_id)},{revision},{kind:d},{create_time},{amount},{cost},{available},"
-        f"{reserved},{spent},{forfeited},{quantity},{catalog_version},{_text(operation)},"
-        f"{_text(request_id)},{_text(fingerprint.hex() if fingerprint else None)},{_text(draws_text(draws))},"
-        f"{_text(limits_text(limits))},{_text(usage)},{_text(details)}]"
+        f"[1,{json_text(account_id)},{revision},{kind:d},{create_time},{amount},{cost},{available},"
+        f"{reserved},{spent},{forfeited},{quantity},{catalog_version},{json_text(operation)},"
+        f"{json_text(request_id)},{json_text(fingerprint.hex() if fingerprint else None)},"
+        f"{json_text(draws_text(draws))},{json_text(limits_text(limits))},{json_text(usage)},{json_text(details)}]"
     )
-
-
-def _text(value: str | None) -> str:
-    return "null" if value is None else _quote(value)
 
 
 def draws_text(draws: tuple[Draw, ...]) -> str | None:

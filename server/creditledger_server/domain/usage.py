@@ -11,6 +11,14 @@ JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
 _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
+_quote = json.encoder.encode_basestring
+
+
+def json_text(value: str | None) -> str:
+    """What ``canonical_json`` makes of a text or None; a third of the time for what is encoded with every deduction."""
+    return "null" if value is None else _quote(value)
+
+
 def canonical_json(value: object) -> str:
     """The one text of a JSON value that is stored and hashed: keys sorted, no blanks, no NaN (ValueError)."""
     return _encode(value)

@@ -91,7 +91,9 @@ def fill_entry(message: pb.Entry, of: Entry) -> None:
     message.cost = of.cost
     fill_balance(message.balance, of)
     for revision, amount in of.draws:
-        message.draws.add(grant_id=grant_id(revision), amount=amount)
+        draw = message.draws.add()
+        draw.grant_id = grant_id(revision)
+        draw.amount = amount
     message.request_id = of.request_id or ""
     message.catalog_version = of.catalog_version
     _fill_time(message.create_time, of.create_time)

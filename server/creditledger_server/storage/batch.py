@@ -14,7 +14,7 @@ from ..domain.account import Account, Use
 from ..domain.entry import draws_text, limits_text
 from ..domain.periods import Period
 from ..domain.times import iso_time, to_micros
-from .arrays import bytes_array, int_array, text_array
+from .arrays import bytes_array, int_array, text_array, time_array
 from .exchange import Bound, Connection, Statement
 from .rows import ACCOUNT_COLUMNS, ENTRY_COLUMNS, account_from_row, entry_from_row, lots_text
 
@@ -261,7 +261,7 @@ _time = lru_cache(maxsize=1024)(iso_time)  # the entries of a batch share a few 
 
 _DUMPERS: dict[str, Callable[[Iterable[Any]], str]] = {
     "t": text_array,
-    "T": text_array,
+    "T": time_array,
     "i": int_array,
     "b": bytes_array,
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,7 +40,7 @@ def account_from_row(row: Row) -> Account:
     (account_id, revision, level, state, labels, available, reserved, spent, forfeited, create_time,
      last_time, commit_position, head_hash, lots) = row  # fmt: skip
     return Account(
-        account_id, revision, level, AccountState(state), labels, available, reserved, spent, forfeited,
+        account_id, revision, level, _STATES[state], labels, available, reserved, spent, forfeited,
         to_micros(create_time), to_micros(last_time), commit_position, head_hash, parse_lots(lots),
     )  # fmt: skip
 
@@ -52,6 +51,9 @@ def grant_from_row(row: Row) -> Grant:
     return Grant(account_id, revision, amount, priority, source, to_micros(create_time), reason, labels)
 
 
+_STATES = {state.value: state for state in AccountState}  # calling the class costs ten times as much
+
+
 def lots_text(lots: Sequence[Lot]) -> str:
     """Live lots as ``account.lots`` keeps them: ``[[grant revision, priority, remaining], ...]``."""
     return "[" + ",".join([f"[{lot.grant_revision},{lot.priority},{lot.remaining}]" for lot in lots]) + "]"
@@ -59,4 +61,6 @@ def lots_text(lots: Sequence[Lot]) -> str:
 
 def parse_lots(text: str) -> list[Lot]:
     """The lots that ``lots_text`` wrote, in burn order."""
-    return [Lot(priority, revision, remaining) for revision, priority, remaining in json.loads(text)]
+    # By hand, because the json module takes three times as long, for every account of every batch.
+    parts = [part.split(",") for part in text[2:-2].split("],[") if part]
+    return [Lot(int(priority), int(revision), int(remaining)) for revision, priority, remaining in parts]
