@@ -76,6 +76,7 @@ from creditledger.v1.ledger_admin_pb2 import (
     GrantCreditsResponse,
     ListAccountsResponse,
     OpenAccountResponse,
+    UpdateAccountResponse,
     UpdateCatalogResponse,
     VerifyAccountResponse,
 )
@@ -185,6 +186,7 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
+    "UpdateAccountResponse",
     "UpdateCatalogResponse",
     "Usage",
     "UsageChange",

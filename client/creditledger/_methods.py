@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from creditledger._rpc import rpc
@@ -30,9 +31,11 @@ from creditledger.v1.ledger_admin_pb2 import (
     GrantCreditsRequest,
     ListAccountsRequest,
     OpenAccountRequest,
+    UpdateAccountRequest,
     UpdateCatalogRequest,
     VerifyAccountRequest,
 )
+from creditledger.v1.resources_pb2 import AccountState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -317,6 +320,43 @@ class LedgerMethods:
             timeout: Seconds; None for the client's.
         """
         return ListAccountsRequest(page_size=page_size, page_token=page_token, prefix=prefix, level=level)
+
+    @rpc(lambda stubs: stubs.admin.UpdateAccount, mutates=True)
+    def update_account(
+        self,
+        account_id: str,
+        *,
+        level: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        state: AccountState.ValueType | None = None,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> UpdateAccountRequest:
+        """Change what is not None, at least one of level, labels and state.
+
+        Args:
+            account_id: The account.
+            level: A level of the catalog.
+            labels: They replace all; at most 32, keys of 1 to 64 bytes, values of at most 256 bytes.
+            state: ACCOUNT_STATE_ACTIVE, FROZEN (refuses spending) or CLOSED (for good).
+            request_id: The logical call, as in `deduct`.
+            timeout: Seconds; None for the client's.
+
+        Raises:
+            AccountNotFound: No such account.
+            AccountClosed: The account is closed.
+            LevelUnknown: Not in the current catalog.
+            RequestIdReused: The id was accepted before with other content.
+        """
+        changes = {"level": level, "labels": labels, "state": state}
+        return UpdateAccountRequest(
+            request_id=_given_or_drawn(request_id),
+            account_id=account_id,
+            update_mask=FieldMask(paths=[name for name, value in changes.items() if value is not None]),
+            level=level or "",
+            labels=labels,
+            state=state or AccountState.ACCOUNT_STATE_UNSPECIFIED,
+        )
 
     @rpc(lambda stubs: stubs.admin.GrantCredits, mutates=True)
     def grant_credits(

@@ -20,7 +20,9 @@ from creditledger import (
 )
 from creditledger.v1 import credit_ledger_pb2 as ledger
 from creditledger.v1 import ledger_admin_pb2 as admin
+from creditledger.v1.resources_pb2 import AccountState
 from google.protobuf import message_factory
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
@@ -117,6 +119,26 @@ CASES: list[tuple[str, tuple[Any, ...], dict[str, Any], Message]] = [
     ),
     ("open_account", ("u",), {"request_id": "r"}, admin.OpenAccountRequest(request_id="r", account_id="u")),
     ("get_account", ("u",), {}, admin.GetAccountRequest(account_id="u")),
+    (
+        "update_account",
+        ("u",),
+        {"level": "pro", "labels": {}, "state": AccountState.ACCOUNT_STATE_FROZEN, "request_id": "r"},
+        admin.UpdateAccountRequest(
+            request_id="r",
+            account_id="u",
+            update_mask=FieldMask(paths=["level", "labels", "state"]),
+            level="pro",
+            state=AccountState.ACCOUNT_STATE_FROZEN,
+        ),
+    ),
+    (
+        "update_account",
+        ("u",),
+        {"labels": {"team": "a"}, "request_id": "r"},
+        admin.UpdateAccountRequest(
+            request_id="r", account_id="u", update_mask=FieldMask(paths=["labels"]), labels={"team": "a"}
+        ),
+    ),
     ("list_accounts", (), {}, admin.ListAccountsRequest()),
     (
         "list_accounts",
@@ -170,7 +192,9 @@ CASES: list[tuple[str, tuple[Any, ...], dict[str, Any], Message]] = [
     ("get_server_info", (), {}, admin.GetServerInfoRequest()),
 ]
 
-MUTATIONS = {"deduct", "batch_deduct", "open_account", "grant_credits", "update_catalog"}
+MUTATIONS = {
+    "deduct", "batch_deduct", "open_account", "update_account", "grant_credits", "update_catalog",
+}  # fmt: skip
 
 
 def rpc_of(method: str) -> Any:

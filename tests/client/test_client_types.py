@@ -31,6 +31,7 @@ from creditledger import (
     ListAccountsResponse,
     ListEntriesResponse,
     OpenAccountResponse,
+    UpdateAccountResponse,
     UpdateCatalogResponse,
     Usage,
     UsageWatch,
@@ -53,6 +54,7 @@ def sync_methods_return_responses(client: CreditLedgerClient) -> None:
     )
     assert_type(client.open_account("u", level="pro"), OpenAccountResponse)
     assert_type(client.get_account("u"), GetAccountResponse)
+    assert_type(client.update_account("u", level="pro"), UpdateAccountResponse)
     assert_type(client.list_accounts(prefix="u"), ListAccountsResponse)
     assert_type(client.grant_credits("u", 100), GrantCreditsResponse)
     assert_type(client.get_catalog(version=1), GetCatalogResponse)
@@ -74,6 +76,7 @@ async def async_methods_return_coroutines_of_them(client: AsyncCreditLedgerClien
     assert_type(await client.list_entries("u"), ListEntriesResponse)
     assert_type(await client.open_account("u"), OpenAccountResponse)
     assert_type(await client.get_account("u"), GetAccountResponse)
+    assert_type(await client.update_account("u"), UpdateAccountResponse)
     assert_type(await client.list_accounts(), ListAccountsResponse)
     assert_type(await client.grant_credits("u", 100), GrantCreditsResponse)
     assert_type(await client.get_catalog(), GetCatalogResponse)
