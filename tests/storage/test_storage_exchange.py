@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
@@ -72,6 +73,31 @@ async def test_a_connection_is_an_ordinary_one_between_exchanges(connect: Connec
             assert await conn.fetch(ECHO, "a", number) == [("a", number)]
             cursor = await conn.execute("SELECT %s::int", [number])
             assert await cursor.fetchone() == (number,)
+
+
+async def test_a_rollback_by_psycopg_leaves_what_exchanges_have_prepared(connect: Connect) -> None:
+    conn = await connect()
+    await conn.fetch(ONE)
+    for _ in range(10):  # psycopg would prepare it after five
+        await conn.execute("SELECT 2")
+    with contextlib.suppress(ZeroDivisionError):
+        async with conn.transaction():
+            raise ZeroDivisionError
+
+    assert await conn.fetch(ONE) == [(1,)]
+
+
+async def test_a_connection_whose_statements_were_deallocated_is_unavailable_and_closed(
+    connect: Connect,
+) -> None:
+    conn = await connect()
+    await conn.fetch(ONE)
+    await conn.execute("DEALLOCATE ALL")
+
+    with pytest.raises(StorageUnavailable):
+        await conn.fetch(ONE)
+
+    assert conn.closed
 
 
 async def test_parameters_and_rows_larger_than_any_buffer_pass_both_ways(connect: Connect) -> None:

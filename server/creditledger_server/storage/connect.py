@@ -96,6 +96,8 @@ def _parameters(lock_timeout: int, statement_timeout: int) -> dict[str, Any]:
         "client_encoding": "UTF8",
         "application_name": "creditledger",
         "autocommit": True,
+        # Only exchanges prepare. What psycopg prepares it forgets at a ROLLBACK, with DEALLOCATE ALL: theirs as well.
+        "prepare_threshold": None,
         "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
         **_KEEPALIVE,
     }

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection, OperationalError
 from psycopg.adapt import Transformer
-from psycopg.errors import error_from_result
+from psycopg.errors import InvalidSqlStatementName, error_from_result
 from psycopg.pq import ConnStatus, ExecStatus, Format
 from psycopg.pq.abc import PGresult
 
@@ -73,7 +73,10 @@ class Connection(AsyncConnection[Row]):
         }
         for result in results:
             if result.status == ExecStatus.FATAL_ERROR:
-                raise error_from_result(result)
+                error = error_from_result(result)
+                if isinstance(error, InvalidSqlStatementName):
+                    await self.close()  # somebody has deallocated what this connection thinks is prepared
+                raise error
         return [self._rows(result) for result in results[len(new) :]]
 
     def _send(self, new: Sequence[Statement], statements: Sequence[Bound]) -> None:
