@@ -255,7 +255,7 @@ MUTANTS = (
     Mutant(
         "the time is that of the transaction's start",
         BATCH,
-        "SELECT clock_timestamp(),",
+        "SELECT ledger_time(),",
         "SELECT now(),",
         (f"{INTERLEAVINGS}::test_an_entry_has_the_time_of_its_decision_and_not_of_its_beginning",),
     ),

@@ -99,6 +99,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """NOT_FOUND. The ledger has no catalog of that version, or none at all yet. Metadata: version."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 33
     """INTERNAL. A bug in the server. Metadata: incidentId, under which the server has logged it."""
+    ERROR_REASON_PAYMENT_REFERENCE_REUSED: _ErrorReason.ValueType  # 34
+    """ALREADY_EXISTS. The payment was credited before, to another account or as another package. Metadata: paymentReference."""
+    ERROR_REASON_TOO_MANY_RESERVATIONS: _ErrorReason.ValueType  # 35
+    """RESOURCE_EXHAUSTED. The account has 1,000 active reservations, which is the most. Metadata: accountId, active."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, as a stable word that a program can branch on.
@@ -186,4 +190,8 @@ ERROR_REASON_CATALOG_NOT_FOUND: ErrorReason.ValueType  # 32
 """NOT_FOUND. The ledger has no catalog of that version, or none at all yet. Metadata: version."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 33
 """INTERNAL. A bug in the server. Metadata: incidentId, under which the server has logged it."""
+ERROR_REASON_PAYMENT_REFERENCE_REUSED: ErrorReason.ValueType  # 34
+"""ALREADY_EXISTS. The payment was credited before, to another account or as another package. Metadata: paymentReference."""
+ERROR_REASON_TOO_MANY_RESERVATIONS: ErrorReason.ValueType  # 35
+"""RESOURCE_EXHAUSTED. The account has 1,000 active reservations, which is the most. Metadata: accountId, active."""
 Global___ErrorReason: typing_extensions.TypeAlias = ErrorReason

@@ -59,6 +59,8 @@ class _EntryKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """An administrator corrected the balance."""
     ENTRY_KIND_STATE_CHANGED: _EntryKind.ValueType  # 14
     """The account's state or labels changed."""
+    ENTRY_KIND_GRANT_STARTED: _EntryKind.ValueType  # 15
+    """A grant with an effective_time began: its credits can be spent from now on."""
 
 class EntryKind(_EntryKind, metaclass=_EntryKindEnumTypeWrapper):
     """What an entry records. Values may be added."""
@@ -93,6 +95,8 @@ ENTRY_KIND_ADJUSTED: EntryKind.ValueType  # 13
 """An administrator corrected the balance."""
 ENTRY_KIND_STATE_CHANGED: EntryKind.ValueType  # 14
 """The account's state or labels changed."""
+ENTRY_KIND_GRANT_STARTED: EntryKind.ValueType  # 15
+"""A grant with an effective_time began: its credits can be spent from now on."""
 Global___EntryKind: typing_extensions.TypeAlias = EntryKind
 
 class _Period:
@@ -427,7 +431,9 @@ class Entry(google.protobuf.message.Message):
     level: builtins.str
     """Output only. The account's level after an entry of kind OPENED, LEVEL_CHANGED or STATE_CHANGED; else empty."""
     grant_id: builtins.str
-    """Output only. The grant that an entry of kind GRANTED made, or that one of kind GRANT_EXPIRED or GRANT_VOIDED ended; else empty."""
+    """Output only. The grant that an entry of kind GRANTED or ADJUSTED made, or that one of kind GRANT_STARTED, GRANT_EXPIRED
+    or GRANT_VOIDED began or ended; else empty.
+    """
     reason: builtins.str
     """Output only. The reason that the caller gave; else empty."""
     @property
@@ -444,7 +450,9 @@ class Entry(google.protobuf.message.Message):
 
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """Output only. When the entry was decided, by the database's clock under the account's lock; never earlier than the entry before."""
+        """Output only. When the entry was decided, by the database's clock under the account's lock; never earlier than the
+        entry before. Of an entry that time caused: the instant at which it took effect.
+        """
 
     def __init__(
         self,

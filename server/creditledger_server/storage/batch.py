@@ -49,7 +49,7 @@ _LOAD_REQUESTS = Statement(
     "load_requests",
     f"""
 SELECT context.*, earlier.* FROM (
-    SELECT clock_timestamp(), pg_current_xact_id()::text::bigint,
+    SELECT ledger_time(), pg_current_xact_id()::text::bigint,
            coalesce((SELECT max(version) FROM catalog), 0)
 ) AS context LEFT JOIN LATERAL (
     SELECT found.* FROM unnest($1::text[], $2::text[]) AS wanted (account_id, request_id)

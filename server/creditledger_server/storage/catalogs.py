@@ -36,7 +36,7 @@ async def ensure_ledger(conn: Connection, decimals: int) -> LedgerRow:
     """Reads the ledger's row, written at the first start with ``decimals``."""
     await conn.execute(
         "INSERT INTO ledger (ledger_id, decimals, cursor_key, create_time)"
-        " VALUES (gen_random_uuid(), %s, %s, clock_timestamp()) ON CONFLICT DO NOTHING",
+        " VALUES (gen_random_uuid(), %s, %s, ledger_time()) ON CONFLICT DO NOTHING",
         [decimals, secrets.token_bytes(32)],
     )
     cursor = await conn.execute("SELECT ledger_id, decimals, cursor_key FROM ledger")
@@ -72,7 +72,7 @@ async def insert_catalog(
     """Adds a version."""
     await conn.execute(
         "INSERT INTO catalog (version, document, request_id, fingerprint, create_time)"
-        " VALUES (%s, %s, %s, %s, clock_timestamp())",
+        " VALUES (%s, %s, %s, %s, ledger_time())",
         [version, json.dumps(document, ensure_ascii=False), request_id, fingerprint],
     )
 

@@ -55,7 +55,7 @@ class DatabaseInfo(NamedTuple):
 _INFO = Statement(
     "info",
     """
-SELECT (SELECT version_num FROM alembic_version), coalesce((SELECT max(version) FROM catalog), 0), clock_timestamp()
+SELECT (SELECT version_num FROM alembic_version), coalesce((SELECT max(version) FROM catalog), 0), ledger_time()
 """,
 )
 
@@ -64,7 +64,7 @@ _ACCOUNT_FIELDS = len(ACCOUNT_COLUMNS.split(","))
 _SNAPSHOT = Statement(
     "snapshot",
     f"""
-SELECT clock_timestamp(), coalesce((SELECT max(version) FROM catalog), 0), found.*
+SELECT ledger_time(), coalesce((SELECT max(version) FROM catalog), 0), found.*
 FROM (SELECT) AS one LEFT JOIN (
     SELECT {ACCOUNT_COLUMNS}, uses.list FROM account LEFT JOIN LATERAL (
         SELECT json_agg(json_build_array(operation, period, extract(epoch FROM period_start)::bigint, uses)) AS list
