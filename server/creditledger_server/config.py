@@ -104,6 +104,9 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(
         15, ge=0.1, le=3_600, description="time between heartbeats of a WatchUsage stream"
     )
+    sweeper: bool = Field(
+        True, description="write expiries and allowances when they fall due, if no other process does"
+    )
     watch_poll_ms: int = Field(
         100, ge=10, le=60_000, description="longest time until entries of other processes are looked for"
     )

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from bisect import insort
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import NamedTuple
 
 from .entry import GENESIS, Draw, Entry, EntryKind, LimitState, chain_hash
+from .lots import NEVER, Lot, Pending
 from .names import MAX_BALANCE
 from .periods import Period, period_start
+from .reservation import Reservation
+
+
+class NotLoaded(Exception):
+    """A command needs what an earlier one of its own batch has just written: a later batch can decide it."""
 
 
 class AccountState(IntEnum):
@@ -19,12 +26,13 @@ class AccountState(IntEnum):
     CLOSED = 3
 
 
-class Lot(NamedTuple):
-    """What is left of a live grant. Tuples compare in burn order: priority, then the older grant."""
+class GrantSource(IntEnum):
+    """Where a grant's credits came from; numbers as in the proto enum and the database."""
 
-    priority: int
-    grant_revision: int
-    remaining: int
+    ADMIN = 1
+    ALLOWANCE = 2
+    PACKAGE = 3
+    ADJUSTMENT = 4
 
 
 class Use(NamedTuple):
@@ -35,25 +43,67 @@ class Use(NamedTuple):
 
 
 class Grant(NamedTuple):
-    """Terms of a grant; ``revision`` is that of the entry that made it and names it within the account."""
+    """Terms of a grant; ``revision`` is that of the entry that made it and names it within the account.
+
+    ``effective_time`` is None where it could be spent at once; ``expire_time`` is NEVER where it does not expire.
+    """
 
     account_id: str
     revision: int
     amount: int
     priority: int
-    source: int
+    source: GrantSource
     create_time: int
     reason: str
     labels: str
+    effective_time: int | None = None
+    expire_time: int = NEVER
+    void_time: int | None = None
+
+    def lot(self, remaining: int) -> Lot:
+        """A lot of it; one that was voided has expired then."""
+        end = self.expire_time if self.void_time is None else min(self.void_time, self.expire_time)
+        return Lot(self.priority, end, self.revision, remaining)
+
+
+class Payment(NamedTuple):
+    """A payment that was credited; ``entry`` is None where it was to another account."""
+
+    account_id: str
+    package_id: str
+    entry: Entry | None
+
+
+@dataclass(slots=True)
+class Records:
+    """What few commands need of an account beyond its row: loaded where they name it, written where it is new.
+
+    Reservations, grants and refundable entries go by revision, payments by reference. ``refunded`` is how much of an
+    entry's cost was given back. ``next_expiry`` is when the next reservation falls due that was not loaded.
+    """
+
+    reservations: dict[int, Reservation] = field(default_factory=dict)
+    grants: dict[int, Grant] = field(default_factory=dict)
+    entries: dict[int, Entry] = field(default_factory=dict)
+    refunded: dict[int, int] = field(default_factory=dict)
+    payments: dict[str, Payment] = field(default_factory=dict)
+    next_expiry: int | None = None
+    touched_reservations: set[int] = field(default_factory=set)
+    touched_refunds: set[int] = field(default_factory=set)
+    new_payments: dict[str, int] = field(default_factory=dict)
+    voided: list[Grant] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Account:
     """An account at its newest revision; revision 0 is an account that is not opened yet.
 
-    ``lots`` are its live grants in burn order and add up to ``available``. ``written`` are the entries of this batch,
-    ``remembered`` the accepted requests that this batch may have to replay, by request id. ``touched_terms`` tells that
-    state or labels have changed.
+    ``lots`` are its grants in burn order; what remains of them adds up to ``available``, what is held to ``reserved``.
+    ``pending`` are grants that begin later, ``allowances`` the start of the last period of each kind whose allowance it
+    had. ``next_due_time`` is not later than the next instant at which a grant or reservation falls due.
+
+    ``written`` are the entries of this batch, ``remembered`` the accepted requests that this batch may have to replay,
+    by request id. ``touched_terms`` tells that something has changed which a deduction leaves alone.
     """
 
     account_id: str
@@ -70,12 +120,24 @@ class Account:
     commit_position: int = 0
     head_hash: bytes = GENESIS
     lots: list[Lot] = field(default_factory=list)
+    next_due_time: int | None = None
+    pending: list[Pending] = field(default_factory=list)
+    allowances: dict[Period, int] = field(default_factory=dict)
+    active_reservations: int = 0
     uses: dict[tuple[str, Period], Use] = field(default_factory=dict)
     remembered: dict[str, Entry] = field(default_factory=dict)
     written: list[Entry] = field(default_factory=list)
     new_grants: list[Grant] = field(default_factory=list)
     touched_uses: set[tuple[str, Period]] = field(default_factory=set)
     touched_terms: bool = False
+    loaded_records: Records | None = None
+
+    @property
+    def records(self) -> Records:
+        """What was loaded beyond the account's row; made when it is first asked for, because most batches never do."""
+        if self.loaded_records is None:
+            self.loaded_records = Records()
+        return self.loaded_records
 
     @property
     def granted(self) -> int:
@@ -93,19 +155,30 @@ class Account:
         self.uses[operation, period] = Use(period_start(period, now), uses)
         self.touched_uses.add((operation, period))
 
-    def burn(self, amount: int) -> tuple[Draw, ...]:
-        """Takes ``amount`` from the lots in burn order; the caller has checked that it is there."""
-        draws = []
-        while amount:
-            lot = self.lots[0]
-            taken = min(amount, lot.remaining)
-            draws.append(Draw(lot.grant_revision, taken))
-            amount -= taken
-            if taken == lot.remaining:
-                del self.lots[0]
-            else:
-                self.lots[0] = Lot(lot.priority, lot.grant_revision, lot.remaining - taken)
-        return tuple(draws)
+    def return_uses(self, operation: str, period: Period, quantity: int, counted_at: int) -> None:
+        """Takes back uses that were counted at ``counted_at``, unless that period is over."""
+        use = self.uses.get((operation, period))
+        if use and use.period_start == period_start(period, counted_at):
+            self.uses[operation, period] = use._replace(uses=use.uses - quantity)
+            self.touched_uses.add((operation, period))
+
+    def falls_due(self, time: int) -> None:
+        """Notes that something will fall due at ``time``."""
+        if time != NEVER and (self.next_due_time is None or time < self.next_due_time):
+            self.next_due_time = time
+            self.touched_terms = True
+
+    def add_lot(self, lot: Lot) -> None:
+        """Adds what a grant brings."""
+        insort(self.lots, lot)
+        self.falls_due(lot.expire_time)
+
+    def trial(self) -> Account:
+        """A copy that can be changed without a trace."""
+        return replace(
+            self, lots=[*self.lots], pending=[*self.pending], allowances={**self.allowances}, uses={**self.uses},
+            remembered={}, written=[], new_grants=[], touched_uses=set(), loaded_records=None,
+        )  # fmt: skip
 
     def post(
         self,
@@ -114,6 +187,9 @@ class Account:
         *,
         amount: int = 0,
         cost: int = 0,
+        reserved: int = 0,
+        refunded: int = 0,
+        forfeited: int = 0,
         quantity: int = 0,
         catalog_version: int = 0,
         operation: str | None = None,
@@ -124,10 +200,17 @@ class Account:
         usage: str | None = None,
         details: str | None = None,
     ) -> Entry:
-        """Moves the balance and writes the entry that says so: the one way to change an account."""
+        """Moves the balance and writes the entry that says so: the one way to change an account.
+
+        ``amount``, ``reserved`` and ``forfeited`` are signed changes; what is spent grows by ``cost`` and falls by
+        ``refunded``.
+        """
         self.available += amount
-        self.spent += cost
-        assert self.available >= 0 and self.spent >= 0 and self.granted <= MAX_BALANCE, self.account_id
+        self.reserved += reserved
+        self.spent += cost - refunded
+        self.forfeited += forfeited
+        assert self.available >= 0 and self.reserved >= 0 and self.spent >= 0, self.account_id
+        assert self.forfeited >= 0 and self.granted <= MAX_BALANCE, self.account_id
         assert now >= self.last_time, self.account_id
         fields = (
             self.account_id, self.revision + 1, kind, now, amount, cost,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from .account import AccountState
+from .reservation import DEFAULT_TTL
 from .usage import Usage, canonical_json, json_text
 
 
@@ -73,7 +74,7 @@ class UpdateAccount:
 
 @dataclass(frozen=True, slots=True)
 class GrantCredits:
-    """Give credits. Lower ``priority`` burns first."""
+    """Give credits. Lower ``priority`` burns first; times in microseconds, None: from now, and for ever."""
 
     request_id: str
     account_id: str
@@ -81,12 +82,156 @@ class GrantCredits:
     priority: int = 0
     reason: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    effective_time: int | None = None
+    expire_time: int | None = None
+
+    def fingerprint(self) -> bytes:
+        """The identity of the request."""
+        terms = [self.account_id, self.amount, self.priority, self.reason, dict(self.labels)]
+        if self.effective_time is not None or self.expire_time is not None:
+            # Left out where they are absent: grants were made before they could have times.
+            terms += [self.effective_time, self.expire_time]
+        return fingerprint("GrantCredits", *terms)
+
+
+@dataclass(frozen=True, slots=True)
+class VoidGrant:
+    """Take back what is left of the grant that the entry of ``grant_revision`` made."""
+
+    request_id: str
+    account_id: str
+    grant_revision: int
+    reason: str = ""
+
+    def fingerprint(self) -> bytes:
+        """The identity of the request."""
+        return fingerprint("VoidGrant", self.account_id, self.grant_revision, self.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class AdjustBalance:
+    """Correct the balance up, or with a negative amount down."""
+
+    request_id: str
+    account_id: str
+    amount: int
+    reason: str
+
+    def fingerprint(self) -> bytes:
+        """The identity of the request."""
+        return fingerprint("AdjustBalance", self.account_id, self.amount, self.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class PurchasePackage:
+    """Grant the credits of a package, once per payment in the whole ledger."""
+
+    request_id: str
+    account_id: str
+    package_id: str
+    payment_reference: str
+
+    def fingerprint(self) -> bytes:
+        """The identity of the request."""
+        return fingerprint("PurchasePackage", self.account_id, self.package_id, self.payment_reference)
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Set the cost of an operation aside for ``ttl`` microseconds. ``account_level`` is as in Deduct."""
+
+    request_id: str
+    account_id: str
+    operation: str
+    quantity: int = 1
+    metrics: Mapping[str, int] = field(default_factory=dict)
+    ttl: int = DEFAULT_TTL
+    account_level: str | None = None
 
     def fingerprint(self) -> bytes:
         """The identity of the request."""
         return fingerprint(
-            "GrantCredits", self.account_id, self.amount, self.priority, self.reason, dict(self.labels)
-        )
+            "Reserve", self.account_id, self.account_level, self.operation, self.quantity, dict(self.metrics), self.ttl
+        )  # fmt: skip
 
 
-Command = Deduct | OpenAccount | UpdateAccount | GrantCredits
+@dataclass(frozen=True, slots=True)
+class CommitReservation:
+    """Charge the real cost of the work that entry ``reservation`` reserved. ``quantity`` None: as reserved."""
+
+    request_id: str
+    account_id: str
+    reservation: int
+    quantity: int | None = None
+    usage: Usage | None = None
+
+    def fingerprint(self) -> bytes:
+        """The identity of the request."""
+        usage = self.usage.to_json() if self.usage else None
+        return fingerprint("CommitReservation", self.account_id, self.reservation, self.quantity, usage)
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseReservation:
+    """Give all of a reservation back."""
+
+    request_id: str
+    account_id: str
+    reservation: int
+    reason: str = ""
+
+    def fingerprint(self) -> bytes:
+        """The identity of the request."""
+        return fingerprint("ReleaseReservation", self.account_id, self.reservation, self.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendReservation:
+    """Let a reservation live for ``ttl`` microseconds from now."""
+
+    request_id: str
+    account_id: str
+    reservation: int
+    ttl: int
+
+    def fingerprint(self) -> bytes:
+        """The identity of the request."""
+        return fingerprint("ExtendReservation", self.account_id, self.reservation, self.ttl)
+
+
+@dataclass(frozen=True, slots=True)
+class Refund:
+    """Give back ``amount`` of what the entry of ``revision`` charged; 0: all that is left."""
+
+    request_id: str
+    account_id: str
+    revision: int
+    amount: int = 0
+    reason: str = ""
+
+    def fingerprint(self) -> bytes:
+        """The identity of the request."""
+        return fingerprint("Refund", self.account_id, self.revision, self.amount, self.reason)
+
+
+Command = (
+    Deduct
+    | OpenAccount
+    | UpdateAccount
+    | GrantCredits
+    | VoidGrant
+    | AdjustBalance
+    | PurchasePackage
+    | Reserve
+    | CommitReservation
+    | ReleaseReservation
+    | ExtendReservation
+    | Refund
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Write what time has done to an account. Nobody's request, so it has no id and no answer."""
+
+    account_id: str

@@ -16,17 +16,27 @@ GENESIS = bytes(32)
 
 
 class EntryKind(IntEnum):
-    """What an entry records; numbers as in the proto enum and the database. More kinds come with their features."""
+    """What an entry records; numbers as in the proto enum and the database."""
 
     OPENED = 1
     LEVEL_CHANGED = 2
     GRANTED = 3
     DEDUCTED = 4
+    RESERVED = 5
+    COMMITTED = 6
+    RELEASED = 7
+    RESERVATION_EXPIRED = 8
+    EXTENDED = 9
+    REFUNDED = 10
+    GRANT_EXPIRED = 11
+    GRANT_VOIDED = 12
+    ADJUSTED = 13
     STATE_CHANGED = 14
+    GRANT_STARTED = 15
 
 
 class Draw(NamedTuple):
-    """What an entry took from the grant made by the entry of ``grant_revision``."""
+    """What an entry took from the grant made by the entry of ``grant_revision``; negative: gave back to it."""
 
     grant_revision: int
     amount: int
@@ -76,9 +86,9 @@ class Entry(NamedTuple):
         """All that was ever granted, which is the sum of where it went (contract §3, promise 2)."""
         return self.available + self.reserved + self.spent + self.forfeited
 
-    def detail(self, key: str, default: str = "") -> str:
-        """One text of ``details``."""
-        return str(json.loads(self.details).get(key, default)) if self.details else default
+    def told(self) -> dict[str, Any]:
+        """What ``details`` holds."""
+        return json.loads(self.details) if self.details else {}
 
 
 def chain_hash(previous: bytes, fields: Sequence[Any]) -> bytes:

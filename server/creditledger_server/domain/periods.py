@@ -27,10 +27,12 @@ class Period(IntEnum):
 # Looking a member up in its class costs more than the arithmetic below.
 _DAY, _WEEK, _MONTH, _LIFETIME = Period
 
-_DAY_US: Final = 86_400_000_000
-_WEEK_US: Final = 7 * _DAY_US
+DAY_US: Final = 86_400_000_000
+"""A day, in microseconds."""
+
+_WEEK_US: Final = 7 * DAY_US
 # The epoch was a Thursday, three days after a Monday.
-_EPOCH_AFTER_MONDAY_US: Final = 3 * _DAY_US
+_EPOCH_AFTER_MONDAY_US: Final = 3 * DAY_US
 _EPOCH_ORDINAL: Final = date(1970, 1, 1).toordinal()
 
 
@@ -40,9 +42,9 @@ def period_start(period: Period, time_us: int) -> int:
     Both in microseconds since the epoch; a month must lie in the years 1 to 9999.
     """
     if period == _MONTH:
-        return _month_bounds(time_us // _DAY_US)[0]
+        return _month_bounds(time_us // DAY_US)[0]
     if period == _DAY:
-        return time_us - time_us % _DAY_US
+        return time_us - time_us % DAY_US
     if period == _WEEK:
         return time_us - (time_us + _EPOCH_AFTER_MONDAY_US) % _WEEK_US
     return 0
@@ -54,10 +56,10 @@ def period_end(period: Period, time_us: int) -> int | None:
     Both in microseconds since the epoch; a month must lie in the years 1 to 9999, and the last one ends.
     """
     if period == _MONTH:
-        return _month_bounds(time_us // _DAY_US)[1]
+        return _month_bounds(time_us // DAY_US)[1]
     if period == _LIFETIME:
         return None
-    return period_start(period, time_us) + (_DAY_US if period == _DAY else _WEEK_US)
+    return period_start(period, time_us) + (DAY_US if period == _DAY else _WEEK_US)
 
 
 # Nearly all calls ask about today, the rest about the near past.
@@ -68,4 +70,4 @@ def _month_bounds(day: int) -> tuple[int, int]:
     first = day - (today.day - 1)
     # Counting days, not building the next month's date, keeps December 9999 answerable.
     after = first + monthrange(today.year, today.month)[1]
-    return first * _DAY_US, after * _DAY_US
+    return first * DAY_US, after * DAY_US

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import NamedTuple
 
+from ..domain.book import CatalogBook, CatalogVersion
 from ..domain.catalog import Catalog
 from ..domain.catalog_document import catalog_document, parse_catalog
 from ..domain.commands import fingerprint
@@ -16,37 +16,27 @@ from ..storage.catalogs import (
     lock_catalogs,
     read_catalog,
     read_catalog_of_request,
+    read_catalogs,
 )
 from ..storage.connect import Connection
 
 
-class CatalogVersion(NamedTuple):
-    """A catalog and when it became current (microseconds)."""
-
-    version: int
-    catalog: Catalog
-    create_time: int
-
-
-EMPTY = CatalogVersion(0, Catalog(operations={}, levels={}, default_level="", packages={}), 0)
-"""What is current before the first UpdateCatalog: nothing to charge, no level to be on."""
-
-
 class CurrentCatalog:
-    """The newest catalog that this process has seen.
+    """The catalogs that this process has seen.
 
     A cache of something immutable: each transaction reads which version is current, and asks for it here.
     """
 
     def __init__(self) -> None:
-        self.newest = EMPTY
+        self.book = CatalogBook()
 
-    async def at(self, version: int, conn: Connection) -> CatalogVersion:
-        """The catalog of ``version``, which the caller has just read to be current."""
-        if self.newest.version != version:
-            row = await read_catalog(conn, version)
-            self.newest = _parse(row) if row else EMPTY
-        return self.newest
+    async def at(self, version: int, conn: Connection) -> CatalogBook:
+        """The book whose newest catalog is ``version``, which the caller has just read to be current."""
+        if self.book.version != version:
+            known = self.book.versions if 0 < self.book.version < version else ()
+            newer = [_parse(row) for row in await read_catalogs(conn, self.book.version if known else 0)]
+            self.book = CatalogBook([*known, *(each for each in newer if each.version <= version)])
+        return self.book
 
 
 Connect = Callable[[], AbstractAsyncContextManager[Connection]]
@@ -65,8 +55,7 @@ class Catalogs:
         return _parse(row) if row else None
 
     async def apply(self, catalog: Catalog) -> CatalogVersion:
-        """Makes ``catalog`` current if it differs from what is. Raises Refused NOT_IMPLEMENTED."""
-        _check_served(catalog)
+        """Makes ``catalog`` current if it differs from what is."""
         async with self._connect() as conn, conn.transaction():
             await lock_catalogs(conn)
             current = await read_catalog(conn)
@@ -79,9 +68,8 @@ class Catalogs:
     ) -> tuple[CatalogVersion, bool]:
         """Makes ``catalog`` current; returns it and whether this answers an earlier call again.
 
-        Raises Refused with REQUEST_ID_REUSED, VERSION_MISMATCH or NOT_IMPLEMENTED.
+        Raises Refused with REQUEST_ID_REUSED or VERSION_MISMATCH.
         """
-        _check_served(catalog)
         identity = fingerprint("UpdateCatalog", catalog_document(catalog), expected_version)
         async with self._connect() as conn, conn.transaction():
             await lock_catalogs(conn)
@@ -90,15 +78,6 @@ class Catalogs:
             current = await read_catalog(conn)
             _check_version(current, expected_version)
             return _parse(await _insert(conn, current, catalog, request_id, identity)), False
-
-
-def _check_served(catalog: Catalog) -> None:
-    """Refuses what this version would take and not give."""
-    for name, level in catalog.levels.items():
-        if level.allowance:
-            raise Refused(
-                Reason.NOT_IMPLEMENTED, f"levels.{name}.allowance: this version does not give allowances yet"
-            )
 
 
 async def _insert(

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..domain.account import Account
-from ..domain.catalog import Catalog
-from ..domain.decide import Evaluation, check_level, evaluate
+from ..domain.book import CatalogBook
+from ..domain.evaluate import Evaluation, check_level, evaluate
+from ..domain.levels import at_level
 from ..domain.refusal import Reason, Refused
+from ..domain.settle import is_due, settle
 from ..storage.connect import Connection
 from ..storage.errors import StorageError, StorageUnavailable
 from ..storage.reads import Snapshot, read_snapshot
@@ -30,10 +32,11 @@ class Check:
 
 
 class Checked(NamedTuple):
-    """The answer to a check, as of an account's revision and a time."""
+    """The answer to a check, as of an account's revision and a time; ``account`` is as the deduction would find it."""
 
     evaluation: Evaluation
     account: Account
+    revision: int
     catalog_version: int
     now: int
 
@@ -52,21 +55,21 @@ class Reader:
     async def serve(self, tickets: Sequence[Read]) -> None:
         """Answers a round of checks."""
         try:
-            snapshot, catalog = await self._read(sorted({ticket.request.account_id for ticket in tickets}))
+            snapshot, book = await self._read(sorted({ticket.request.account_id for ticket in tickets}))
         except StorageError as error:
             refusal = refusal_of(error, "a round of checks")
             for ticket in tickets:
                 ticket.answer(refusal)
             return
         for ticket in tickets:
-            ticket.answer(_check(ticket.request, snapshot, catalog))
+            ticket.answer(_check(ticket.request, snapshot, book))
 
     async def close(self) -> None:
         """Closes the connection."""
         if self._conn is not None:
             await self._conn.close()
 
-    async def _read(self, account_ids: Sequence[str]) -> tuple[Snapshot, Catalog]:
+    async def _read(self, account_ids: Sequence[str]) -> tuple[Snapshot, CatalogBook]:
         fresh = self._conn is None or self._conn.closed
         try:
             return await self._read_once(account_ids)
@@ -75,18 +78,28 @@ class Reader:
                 raise
         return await self._read_once(account_ids)  # the connection may just be older than the Postgres
 
-    async def _read_once(self, account_ids: Sequence[str]) -> tuple[Snapshot, Catalog]:
+    async def _read_once(self, account_ids: Sequence[str]) -> tuple[Snapshot, CatalogBook]:
         if self._conn is None or self._conn.closed:
             self._conn = await self._connect()
         try:
             snapshot = await read_snapshot(self._conn, account_ids)
-            return snapshot, (await self._catalog.at(snapshot.catalog_version, self._conn)).catalog
+            book = await self._catalog.at(snapshot.catalog_version, self._conn)
         except StorageUnavailable:
             await self._conn.close()
             raise
+        settle_all(snapshot, book)
+        return snapshot, book
 
 
-def _check(check: Check, snapshot: Snapshot, catalog: Catalog) -> Checked | Refused:
+def settle_all(snapshot: Snapshot, book: CatalogBook) -> None:
+    """Brings what was read up to the time at which it was read; nothing of that is written."""
+    for account in snapshot.accounts.values():
+        now = max(snapshot.now, account.last_time)
+        if is_due(account, book, now):
+            settle(account, book, now)
+
+
+def _check(check: Check, snapshot: Snapshot, book: CatalogBook) -> Checked | Refused:
     account = snapshot.accounts.get(check.account_id)
     if account is None:
         if check.account_level is None:
@@ -97,8 +110,9 @@ def _check(check: Check, snapshot: Snapshot, catalog: Catalog) -> Checked | Refu
     now = max(snapshot.now, account.last_time)
     try:
         level = check.account_level or account.level
-        check_level(catalog, level)
-        evaluation = evaluate(account, level, catalog, check.operation, check.quantity, check.metrics, now)
+        check_level(book.current, level)
+        trial = at_level(account, level, book, now)
+        evaluation = evaluate(trial, level, book.current, check.operation, check.quantity, check.metrics, now)
     except Refused as refusal:
         return refusal.decided_at(account.revision, now)
-    return Checked(evaluation, account, snapshot.catalog_version, now)
+    return Checked(evaluation, trial, account.revision, snapshot.catalog_version, now)

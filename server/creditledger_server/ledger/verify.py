@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..domain.account import Account
-from ..domain.audit import Audit, Finding
-from ..storage.audits import consistent_reads, count_rows, misstated_sums, stream_entries
+from ..domain.audit import Audit, Finding, Kept
+from ..domain.book import CatalogBook
+from ..storage.audits import consistent_reads, count_rows, misstated_sums, read_kept, stream_entries
 from ..storage.connect import Connection, Database
-from ..storage.reads import read_accounts, read_snapshot
+from ..storage.reads import read_accounts, read_info, read_snapshot
+from .catalogs import CurrentCatalog
 
 _PAGE = 500
 
@@ -37,7 +39,9 @@ async def verify_account(conn: Connection, account_id: str) -> AccountReport:
         account = snapshot.accounts.get(account_id)
         if account is None:
             return AccountReport(None, 0, None)
-        return await _audit(conn, account, lambda: None)
+        book = await CurrentCatalog().at(snapshot.catalog_version, conn)
+        kept = await read_kept(conn, [account_id])
+        return await _audit(conn, account, kept[account_id], book, lambda: None)
 
 
 async def verify_ledger(dsn: str, progress: Callable[[int, int], None]) -> Report:
@@ -63,9 +67,11 @@ async def _verify_all(conn: Connection, progress: Callable[[int, int], None]) ->
             progress(entries, stored_entries)
 
     misstated = await misstated_sums(conn)
+    book = await CurrentCatalog().at((await read_info(conn)).catalog_version, conn)
     while page := await read_accounts(conn, after, "", None, _PAGE):
+        kept = await read_kept(conn, [account.account_id for account in page])
         for account in page:
-            report = await _audit(conn, account, advance)
+            report = await _audit(conn, account, kept[account.account_id], book, advance)
             if report.finding is None and account.account_id in misstated:
                 report = report._replace(
                     finding=Finding(account.revision, "granted is not the sum of where it went")
@@ -81,12 +87,14 @@ async def _verify_all(conn: Connection, progress: Callable[[int, int], None]) ->
     return Report(stored_accounts, entries, mismatches)
 
 
-async def _audit(conn: Connection, account: Account, advance: Callable[[], None]) -> AccountReport:
-    audit = Audit(account.account_id)
+async def _audit(
+    conn: Connection, account: Account, kept: Kept, book: CatalogBook, advance: Callable[[], None]
+) -> AccountReport:
+    audit = Audit(account.account_id, book)
     count, finding = 0, None
     async for revision, entry in stream_entries(conn, account.account_id):
         count += 1
         advance()
         if finding is None:
             finding = audit.add(entry) if entry else Finding(revision, "the entry cannot be read")
-    return AccountReport(account, count, finding or audit.compare(account))
+    return AccountReport(account, count, finding or audit.compare(account, kept))

@@ -10,19 +10,27 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from ..domain.account import Account
-from ..domain.catalog import Catalog
-from ..domain.commands import Command, Deduct
+from ..domain.book import CatalogBook
+from ..domain.commands import Command, Settle
 from ..domain.decide import Accepted, decide
+from ..domain.lots import NEVER
 from ..domain.refusal import Refused
-from ..storage.batch import Loaded, Wanted, lock_and_load, rollback, write_and_commit
+from ..domain.settle import is_due, settle
+from ..storage.batch import Loaded, lock_and_load, rollback, write_and_commit
 from ..storage.connect import Connection
 from ..storage.errors import BatchRejected, Contended, OpenedElsewhere, StorageUnavailable
+from ..storage.records import load_run_out
 from .catalogs import CurrentCatalog
 from .failures import refusal_of
 from .lane import Ticket, deadline_passed
+from .needs import wanted
 
-Write = Ticket[Command, Accepted]
-Outcome = Accepted | Refused
+Request = Command | Settle
+Answer = Accepted | None
+"""None answers Settle, which nobody asked for."""
+
+Write = Ticket[Request, Answer]
+Outcome = Answer | Refused
 
 _ATTEMPTS = 3
 
@@ -99,29 +107,39 @@ class Writer:
 
     async def _transact(self, tickets: Sequence[Write]) -> list[Outcome]:
         conn = await self._connection()
-        loaded, catalog = await self._load(conn, [ticket.request for ticket in tickets])
+        loaded, book = await self._load(conn, [ticket.request for ticket in tickets])
         try:
-            outcomes = _decide_round(tickets, loaded, catalog)
-        except Exception as error:  # a bug: what it has changed in memory must not be written
+            outcomes = _decide_round(tickets, loaded, book)
+        except Exception as error:  # a bug, or NotLoaded: what it has changed in memory must not be written
             raise BatchRejected(repr(error)) from error
-        changed = [account for account in loaded.accounts.values() if account.written]
+        changed = [
+            account for account in loaded.accounts.values() if account.written or account.touched_terms
+        ]
         if not changed:
             await rollback(conn)
             return outcomes
         await write_and_commit(conn, changed, loaded.transaction_id)
-        self._on_commit(changed)
+        self._on_commit([account for account in changed if account.written])
         return outcomes
 
-    async def _load(self, conn: Connection, commands: Sequence[Command]) -> tuple[Loaded, Catalog]:
-        """Loads what the commands need under the catalog that is current in the transaction itself."""
+    async def _load(self, conn: Connection, requests: Sequence[Request]) -> tuple[Loaded, CatalogBook]:
+        """Loads what the requests need under the catalog that is current in the transaction itself."""
         while True:
-            newest = self._catalog.newest
-            loaded = await lock_and_load(conn, _wanted(commands, newest.catalog))
-            if loaded.catalog_version == newest.version:
-                return loaded, newest.catalog
+            book = self._catalog.book
+            loaded = await lock_and_load(conn, wanted(requests, book.current))
+            if loaded.catalog_version == book.version:
+                break
             # Another catalog may count other uses: read it, then load again.
             await self._catalog.at(loaded.catalog_version, conn)
             await rollback(conn)
+        run_out = {
+            name: account
+            for name, account in loaded.accounts.items()
+            if account.active_reservations and (account.next_due_time or NEVER) <= _time_of(account, loaded)
+        }
+        if run_out:
+            await load_run_out(conn, run_out, loaded.now)
+        return loaded, book
 
     async def _connection(self) -> Connection:
         if self._conn is None or self._conn.closed:
@@ -143,47 +161,44 @@ class Writer:
         await conn.close()
 
 
-def _wanted(commands: Sequence[Command], catalog: Catalog) -> Wanted:
-    uses = {
-        (command.account_id, command.operation, period)
-        for command in commands
-        if isinstance(command, Deduct)
-        for period in catalog.counted_periods(command.operation)
-    }
-    return Wanted(
-        sorted({command.account_id for command in commands}),
-        [(command.account_id, command.request_id) for command in commands],
-        sorted(uses),
-    )
-
-
-def _decide_round(tickets: Sequence[Write], loaded: Loaded, catalog: Catalog) -> list[Outcome]:
+def _decide_round(tickets: Sequence[Write], loaded: Loaded, book: CatalogBook) -> list[Outcome]:
+    for account in loaded.accounts.values():
+        now = _time_of(account, loaded)
+        if is_due(account, book, now):
+            settle(account, book, now)
     clock = asyncio.get_running_loop().time()
     return [
         deadline_passed()
         if ticket.call.abandoned(clock) and not _was_accepted(ticket.request, loaded)
-        else _decide_one(ticket.request, loaded, catalog)
+        else _decide_one(ticket.request, loaded, book)
         for ticket in tickets
     ]
 
 
-def _was_accepted(command: Command, loaded: Loaded) -> bool:
+def _was_accepted(request: Request, loaded: Loaded) -> bool:
     """Whether it was carried out before, perhaps by this very round, whose COMMIT was lost."""
-    account = loaded.accounts.get(command.account_id)
-    return account is not None and command.request_id in account.remembered
+    account = loaded.accounts.get(request.account_id)
+    return (
+        account is not None and not isinstance(request, Settle) and request.request_id in account.remembered
+    )
 
 
-def _decide_one(command: Command, loaded: Loaded, catalog: Catalog) -> Outcome:
-    account = loaded.accounts.get(command.account_id)
+def _decide_one(request: Request, loaded: Loaded, book: CatalogBook) -> Outcome:
+    if isinstance(request, Settle):
+        return None  # every account of the round has been settled
+    account = loaded.accounts.get(request.account_id)
     if account is None:
-        account = loaded.accounts[command.account_id] = Account(command.account_id)
-    now = max(
-        loaded.now, account.last_time
-    )  # the database's clock may step back; an account's time never does
+        account = loaded.accounts[request.account_id] = Account(request.account_id)
+    now = _time_of(account, loaded)
     try:
-        return decide(command, account, catalog, loaded.catalog_version, now)
+        return decide(request, account, book, now)
     except Refused as refusal:
         return refusal.decided_at(account.revision, now)
+
+
+def _time_of(account: Account, loaded: Loaded) -> int:
+    """The time for an account: the database's clock may step back, an account's time never does."""
+    return max(loaded.now, account.last_time)
 
 
 def _by_account(tickets: Sequence[Write]) -> list[list[Write]]:

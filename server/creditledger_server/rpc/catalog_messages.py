@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 from creditledger.v1 import resources_pb2 as pb
 
+from ..domain.book import CatalogVersion
 from ..domain.catalog import Catalog, Level, MeteredPrice, Operation, Package
 from ..domain.catalog_document import CatalogInvalid, parse_catalog
 from ..domain.periods import Period
 from ..domain.refusal import Reason, Refused
-from ..ledger.catalogs import CatalogVersion
 from .convert import timestamp
 
 _PERIOD_WORDS = {int(period): period.name.lower() for period in Period}
@@ -42,7 +42,7 @@ def catalog_message(of: CatalogVersion) -> pb.Catalog:
         operations=[_operation_message(item) for item in catalog.operations.values()],
         levels=[_level_message(item) for item in catalog.levels.values()],
         default_level=catalog.default_level,
-        packages=[_package_message(item) for item in catalog.packages.values()],
+        packages=[package_message(item) for item in catalog.packages.values()],
         create_time=timestamp(of.create_time),
     )
 
@@ -127,7 +127,8 @@ def _level_message(of: Level) -> pb.Level:
     return message
 
 
-def _package_message(of: Package) -> pb.CreditPackage:
+def package_message(of: Package) -> pb.CreditPackage:
+    """A package as a message."""
     return pb.CreditPackage(
         package_id=of.package_id,
         display_name=of.display_name,

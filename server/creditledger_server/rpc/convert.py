@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from creditledger.v1 import resources_pb2 as pb
 from google.protobuf.duration_pb2 import Duration
@@ -13,6 +14,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from ..domain.account import Account, AccountState, Grant
 from ..domain.entry import Entry, EntryKind, LimitState
+from ..domain.lots import NEVER
+from ..domain.reservation import Reservation
 from ..domain.usage import Usage
 
 
@@ -31,6 +34,11 @@ def duration(micros: int) -> Duration:
 def grant_id(revision: int) -> str:
     """The name of the grant that the entry of ``revision`` made."""
     return f"g{revision}"
+
+
+def reservation_id(revision: int) -> str:
+    """The name of the reservation that the entry of ``revision`` made."""
+    return f"r{revision}"
 
 
 def balance(of: Account | Entry) -> pb.Balance:
@@ -101,10 +109,22 @@ def fill_entry(message: pb.Entry, of: Entry) -> None:
     if of.usage is not None:
         message.usage.CopyFrom(usage(Usage.from_json(of.usage)))
     if of.details is not None:
-        message.level = of.detail("level")
-        message.reason = of.detail("reason")
-    if of.kind is EntryKind.GRANTED:
+        _fill_details(message, of)
+
+
+def _fill_details(message: pb.Entry, of: Entry) -> None:
+    told = of.told()
+    message.level = told.get("level", "")
+    message.reason = told.get("reason", "")
+    message.refunds_revision = told.get("refunds", 0)
+    if of.kind is EntryKind.GRANTED or (of.kind is EntryKind.ADJUSTED and of.amount > 0):
         message.grant_id = grant_id(of.revision)
+    elif "grant" in told:
+        message.grant_id = grant_id(told["grant"])
+    if of.kind is EntryKind.RESERVED:
+        message.reservation_id = reservation_id(of.revision)
+    elif "reservation" in told:
+        message.reservation_id = reservation_id(told["reservation"])
 
 
 def _fill_limit(message: pb.LimitState, state: LimitState) -> None:
@@ -178,6 +198,8 @@ def grant(of: Grant, remaining: int) -> pb.Grant:
         remaining=remaining,
         priority=of.priority,
         source=of.source,  # type: ignore[arg-type]
+        effective_time=optional_time(of.effective_time),
+        expire_time=None if of.expire_time == NEVER else timestamp(of.expire_time),
         create_time=timestamp(of.create_time),
         reason=of.reason,
         labels=json.loads(of.labels),
@@ -186,9 +208,57 @@ def grant(of: Grant, remaining: int) -> pb.Grant:
 
 def new_grant(of: Entry) -> pb.Grant:
     """The grant as its entry made it."""
-    terms = json.loads(of.details or "{}")
+    told = of.told()
+    amount = told.get("amount", of.amount)
+    return _told_grant(of, told, of.revision, amount, amount, of.create_time, told["labels"])
+
+
+def voided_grant(of: Entry) -> pb.Grant:
+    """The grant as the entry that voided it left it."""
+    told = of.told()
+    terms = told["terms"]
+    labels = json.loads(terms["labels"])
+    return _told_grant(of, terms, told["grant"], terms["amount"], 0, terms["create_time_us"], labels)
+
+
+def _told_grant(
+    of: Entry,
+    terms: Mapping[str, Any],
+    revision: int,
+    amount: int,
+    remaining: int,
+    create_time: int,
+    labels: Mapping[str, str],
+) -> pb.Grant:
     return pb.Grant(
-        grant_id=grant_id(of.revision), account_id=of.account_id, amount=of.amount, remaining=of.amount,
-        priority=terms["priority"], source=terms["source"], create_time=timestamp(of.create_time),
-        reason=terms["reason"], labels=terms["labels"],
+        grant_id=grant_id(revision), account_id=of.account_id, amount=amount, remaining=remaining,
+        priority=terms["priority"], source=terms["source"], reason=terms["reason"], labels=labels,
+        effective_time=optional_time(terms.get("effective_time_us")),
+        expire_time=optional_time(terms.get("expire_time_us")), create_time=timestamp(create_time),
     )  # fmt: skip
+
+
+def reservation(of: Reservation) -> pb.Reservation:
+    """A reservation."""
+    return pb.Reservation(
+        reservation_id=reservation_id(of.revision), account_id=of.account_id, operation=of.operation,
+        quantity=of.quantity, amount=of.amount, state=int(of.state),  # type: ignore[arg-type]
+        create_time=timestamp(of.create_time), expire_time=timestamp(of.expire_time),
+        catalog_version=of.catalog_version,
+    )  # fmt: skip
+
+
+def told_reservation(of: Entry) -> pb.Reservation:
+    """The reservation as the entry that made or extended it left it."""
+    told = of.told()
+    return pb.Reservation(
+        reservation_id=reservation_id(told.get("reservation", of.revision)), account_id=of.account_id,
+        operation=of.operation or "", quantity=of.quantity, amount=told.get("amount", -of.amount),
+        state=pb.RESERVATION_STATE_ACTIVE, create_time=timestamp(told.get("create_time_us", of.create_time)),
+        expire_time=timestamp(told["expire_time_us"]), catalog_version=of.catalog_version,
+    )  # fmt: skip
+
+
+def optional_time(micros: int | None) -> Timestamp | None:
+    """A time, or None."""
+    return None if micros is None else timestamp(micros)

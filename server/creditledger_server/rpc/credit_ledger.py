@@ -8,15 +8,15 @@ from creditledger.v1 import credit_ledger_pb2 as pb
 from creditledger.v1 import resources_pb2
 from creditledger.v1.credit_ledger_pb2_grpc import CreditLedgerServicer
 
-from ..domain.commands import Deduct
+from ..domain.commands import Command, Deduct
 from ..domain.decide import Accepted
 from ..domain.entry import Entry
 from ..domain.refusal import Reason, Refused
-from ..ledger.ledger import Ledger, Standing
-from ..ledger.reader import Check, Checked
-from ..storage.reads import EntryFilter
+from ..ledger.history import Standing
+from ..ledger.ledger import Ledger
+from ..ledger.reader import Checked
 from ..watch.stream import Message, Signal, Watcher
-from . import convert
+from . import convert, requests
 from .context import Context, accepted, deadline_of
 from .paging import Pages, fitting
 from .status import item_status, reason_number
@@ -38,22 +38,12 @@ class CreditLedgerService(CreditLedgerServicer):
         self._default_deadline = default_deadline
 
     async def CanPerform(self, request: pb.CanPerformRequest, context: Context) -> pb.CanPerformResponse:
-        fields = Fields()
-        check = Check(
-            account_id=fields.identifier("account_id", request.account_id),
-            operation=fields.name("operation", request.operation),
-            quantity=fields.quantity(request),
-            metrics=fields.metrics("metrics", request.metrics),
-            account_level=fields.optional_name("account_level", request.account_level),
-        )
-        fields.check()
+        check = requests.check(request)
         return _can_perform(await self._ledger.check(check, deadline_of(context, self._default_deadline)))
 
     async def Deduct(self, request: pb.DeductRequest, context: Context) -> pb.DeductResponse:
-        command = _deduct_command(request)
-        [answer] = await self._ledger.write([command], deadline_of(context, self._default_deadline))
         response = pb.DeductResponse()
-        _fill_deducted(response, accepted(answer))
+        _fill_deducted(response, await self._write(requests.deduct(request), context))
         return response
 
     async def BatchDeduct(self, request: pb.BatchDeductRequest, context: Context) -> pb.BatchDeductResponse:
@@ -74,13 +64,84 @@ class CreditLedgerService(CreditLedgerServicer):
             _fill_result(response.results.add(), item if isinstance(item, Refused) else next(answers))
         return response
 
+    async def Reserve(self, request: pb.ReserveRequest, context: Context) -> pb.ReserveResponse:
+        entry, replayed = await self._write(requests.reserve(request), context)
+        return pb.ReserveResponse(
+            reservation=convert.told_reservation(entry), balance=convert.balance(entry),
+            limits=convert.limits(entry.limits), replayed=replayed,
+        )  # fmt: skip
+
+    async def CommitReservation(
+        self, request: pb.CommitReservationRequest, context: Context
+    ) -> pb.CommitReservationResponse:
+        entry, replayed = await self._write(requests.commit(request), context)
+        told = entry.told()
+        return pb.CommitReservationResponse(
+            entry=convert.entry(entry), cost=entry.cost, released=told.get("released", 0), late=told.get("late", False),
+            balance=convert.balance(entry), limits=convert.limits(entry.limits), replayed=replayed,
+        )  # fmt: skip
+
+    async def ReleaseReservation(
+        self, request: pb.ReleaseReservationRequest, context: Context
+    ) -> pb.ReleaseReservationResponse:
+        entry, replayed = await self._write(requests.release(request), context)
+        return pb.ReleaseReservationResponse(
+            entry=convert.entry(entry), balance=convert.balance(entry), limits=convert.limits(entry.limits),
+            replayed=replayed,
+        )  # fmt: skip
+
+    async def ExtendReservation(
+        self, request: pb.ExtendReservationRequest, context: Context
+    ) -> pb.ExtendReservationResponse:
+        entry, replayed = await self._write(requests.extend(request), context)
+        return pb.ExtendReservationResponse(reservation=convert.told_reservation(entry), replayed=replayed)
+
+    async def Refund(self, request: pb.RefundRequest, context: Context) -> pb.RefundResponse:
+        entry, replayed = await self._write(requests.refund(request), context)
+        told = entry.told()
+        return pb.RefundResponse(
+            entry=convert.entry(entry), balance=convert.balance(entry), refundable=told["refundable"],
+            forfeited=told["forfeited"], replayed=replayed,
+        )  # fmt: skip
+
+    async def GetReservation(
+        self, request: pb.GetReservationRequest, context: Context
+    ) -> pb.GetReservationResponse:
+        fields = Fields()
+        fields.identifier("account_id", request.account_id)
+        revision = fields.numbered("reservation_id", request.reservation_id, "r")
+        fields.check()
+        found = await self._ledger.history.reservation(request.account_id, revision)
+        return pb.GetReservationResponse(reservation=convert.reservation(found))
+
+    async def ListReservations(
+        self, request: pb.ListReservationsRequest, context: Context
+    ) -> pb.ListReservationsResponse:
+        fields = Fields()
+        fields.identifier("account_id", request.account_id)
+        fields.enums("states", request.states, resources_pb2.ReservationState.values())
+        size = fields.page_size(request.page_size)
+        before = self._pages.position(fields, request)
+        fields.check()
+        states = tuple(map(int, request.states))
+        found = await self._ledger.history.reservations(request.account_id, before, states, size + 1)
+        reservations = fitting([convert.reservation(reservation) for reservation in found[:size]])
+        last = found[len(reservations) - 1].revision if reservations else 0
+        token = self._pages.token(request, last) if len(reservations) < len(found) else ""
+        return pb.ListReservationsResponse(reservations=reservations, next_page_token=token)
+
     async def GetBalance(self, request: pb.GetBalanceRequest, context: Context) -> pb.GetBalanceResponse:
         fields = Fields()
         fields.identifier("account_id", request.account_id)
+        at = request.WhichOneof("at")
+        time = fields.time("at_time", request.at_time) if at == "at_time" else None
+        revision = (
+            fields.between("at_revision", request.at_revision, 1, 2**63 - 1) if at == "at_revision" else None
+        )
         fields.check()
-        if request.WhichOneof("at"):
-            raise NotImplementedError  # limits and grants of the past are not recomputed yet
-        return _balance(await self._ledger.standing(request.account_id))
+        if at is None:
+            return _balance(await self._ledger.standing(request.account_id))
+        return _balance(await self._ledger.history.past(request.account_id, revision, time))
 
     async def GetEntry(self, request: pb.GetEntryRequest, context: Context) -> pb.GetEntryResponse:
         fields = Fields()
@@ -94,16 +155,16 @@ class CreditLedgerService(CreditLedgerServicer):
             case None:
                 fields.wrong("revision", "either revision or request_id is required")
         fields.check()
-        entry = await self._ledger.entry(request.account_id, revision, request.request_id)
+        entry = await self._ledger.history.entry(request.account_id, revision, request.request_id)
         return pb.GetEntryResponse(entry=convert.entry(entry))
 
     async def ListEntries(self, request: pb.ListEntriesRequest, context: Context) -> pb.ListEntriesResponse:
         fields = Fields()
         fields.identifier("account_id", request.account_id)
         size = fields.page_size(request.page_size)
-        which = _entry_filter(fields, request, self._pages.position(fields, request))
+        which = requests.entry_filter(fields, request, self._pages.position(fields, request))
         fields.check()
-        found = await self._ledger.entries(request.account_id, which, size + 1)
+        found = await self._ledger.history.entries(request.account_id, which, size + 1)
         entries = fitting([convert.entry(entry) for entry in found[:size]])
         token = self._pages.token(request, entries[-1].revision) if len(entries) < len(found) else ""
         return pb.ListEntriesResponse(entries=entries, next_page_token=token)
@@ -125,24 +186,14 @@ class CreditLedgerService(CreditLedgerServicer):
         ):
             yield _watch_message(message)
 
-
-def _deduct_command(request: pb.DeductRequest) -> Deduct:
-    fields = Fields()
-    command = Deduct(
-        request_id=fields.identifier("request_id", request.request_id),
-        account_id=fields.identifier("account_id", request.account_id),
-        operation=fields.name("operation", request.operation),
-        quantity=fields.quantity(request),
-        usage=fields.usage(request.usage) if request.HasField("usage") else None,
-        account_level=fields.optional_name("account_level", request.account_level),
-    )
-    fields.check()
-    return command
+    async def _write(self, command: Command, context: Context) -> Accepted:
+        [answer] = await self._ledger.write([command], deadline_of(context, self._default_deadline))
+        return accepted(answer)
 
 
 def _command_or_refusal(request: pb.DeductRequest) -> Deduct | Refused:
     try:
-        return _deduct_command(request)
+        return requests.deduct(request)
     except Refused as refusal:
         return refusal
 
@@ -175,7 +226,7 @@ def _can_perform(checked: Checked) -> pb.CanPerformResponse:
         balance=convert.balance(checked.account),
         limits=convert.limits(evaluation.limits),
         catalog_version=checked.catalog_version,
-        revision=checked.account.revision,
+        revision=checked.revision,
         decide_time=convert.timestamp(checked.now),
     )
 
@@ -188,28 +239,6 @@ def _balance(standing: Standing) -> pb.GetBalanceResponse:
         grants=[convert.grant(grant, remaining) for grant, remaining in standing.grants],
         revision=standing.account.revision,
         read_time=convert.timestamp(standing.now),
-    )
-
-
-def _entry_filter(fields: Fields, request: pb.ListEntriesRequest, after: int | None) -> EntryFilter:
-    """The filter of a page that continues after the revision ``after``."""
-    fields.between("from_revision", request.from_revision, 0, 2**63 - 1)
-    fields.between("to_revision", request.to_revision, 0, 2**63 - 1)
-    fields.enums("kinds", request.kinds, resources_pb2.EntryKind.values())
-    if request.order not in pb.EntryOrder.values():
-        fields.wrong("order", "must be a known value")
-    newest_first = request.order != pb.ENTRY_ORDER_OLDEST_FIRST
-    first, last = request.from_revision or 1, request.to_revision or None
-    if after is not None:
-        first, last = (first, after - 1) if newest_first else (after + 1, last)
-    return EntryFilter(
-        from_revision=first,
-        to_revision=last,
-        start_time=fields.time("start_time", request.start_time) if request.HasField("start_time") else None,
-        end_time=fields.time("end_time", request.end_time) if request.HasField("end_time") else None,
-        kinds=tuple(map(int, request.kinds)),
-        operation=fields.optional_name("operation", request.operation),
-        newest_first=newest_first,
     )
 
 

@@ -6,19 +6,15 @@ from creditledger.v1 import ledger_admin_pb2 as pb
 from creditledger.v1.ledger_admin_pb2_grpc import LedgerAdminServicer
 
 from .. import __version__
-from ..domain.account import AccountState
-from ..domain.commands import Command, GrantCredits, OpenAccount, UpdateAccount
+from ..domain.commands import Command
 from ..domain.decide import Accepted
 from ..domain.refusal import Reason, Refused
 from ..ledger.ledger import Ledger
-from . import convert
-from .catalog_messages import catalog_message, catalog_of
+from . import convert, requests
+from .catalog_messages import catalog_message, catalog_of, package_message
 from .context import Context, accepted, deadline_of
 from .paging import Pages, fitting
 from .validate import Fields
-
-MAX_PRIORITY = 1_000
-_STATES = frozenset(int(state) for state in AccountState)
 
 
 class LedgerAdminService(LedgerAdminServicer):
@@ -30,15 +26,7 @@ class LedgerAdminService(LedgerAdminServicer):
         self._default_deadline = default_deadline
 
     async def OpenAccount(self, request: pb.OpenAccountRequest, context: Context) -> pb.OpenAccountResponse:
-        fields = Fields()
-        command = OpenAccount(
-            request_id=fields.identifier("request_id", request.request_id),
-            account_id=fields.identifier("account_id", request.account_id),
-            level=fields.optional_name("level", request.level),
-            labels=fields.labels("labels", request.labels),
-        )
-        fields.check()
-        entry, replayed = await self._write(command, context)
+        entry, replayed = await self._write(requests.open_account(request), context)
         return pb.OpenAccountResponse(
             account=convert.opened_account(entry), entry=convert.entry(entry), replayed=replayed
         )
@@ -67,7 +55,7 @@ class LedgerAdminService(LedgerAdminServicer):
     async def UpdateAccount(
         self, request: pb.UpdateAccountRequest, context: Context
     ) -> pb.UpdateAccountResponse:
-        entry, replayed = await self._write(_update_command(request), context)
+        entry, replayed = await self._write(requests.update_account(request), context)
         return pb.UpdateAccountResponse(
             account=convert.updated_account(entry), entry=convert.entry(entry), replayed=replayed
         )
@@ -75,12 +63,61 @@ class LedgerAdminService(LedgerAdminServicer):
     async def GrantCredits(
         self, request: pb.GrantCreditsRequest, context: Context
     ) -> pb.GrantCreditsResponse:
-        command = _grant_command(request)
-        entry, replayed = await self._write(command, context)
+        entry, replayed = await self._write(requests.grant_credits(request), context)
         message = convert.entry(entry)
         return pb.GrantCreditsResponse(
             grant=convert.new_grant(entry), entry=message, balance=message.balance, replayed=replayed
         )
+
+    async def VoidGrant(self, request: pb.VoidGrantRequest, context: Context) -> pb.VoidGrantResponse:
+        entry, replayed = await self._write(requests.void_grant(request), context)
+        return pb.VoidGrantResponse(
+            grant=convert.voided_grant(entry), entry=convert.entry(entry), balance=convert.balance(entry),
+            replayed=replayed,
+        )  # fmt: skip
+
+    async def ListGrants(self, request: pb.ListGrantsRequest, context: Context) -> pb.ListGrantsResponse:
+        fields = Fields()
+        fields.identifier("account_id", request.account_id)
+        size = fields.page_size(request.page_size)
+        before = self._pages.position(fields, request)
+        fields.check()
+        found = await self._ledger.history.grants(request.account_id, before, size + 1)
+        grants = fitting([convert.grant(grant, remaining) for grant, remaining in found[:size]])
+        last = found[len(grants) - 1][0].revision if grants else 0
+        token = self._pages.token(request, last) if len(grants) < len(found) else ""
+        return pb.ListGrantsResponse(grants=grants, next_page_token=token)
+
+    async def AdjustBalance(
+        self, request: pb.AdjustBalanceRequest, context: Context
+    ) -> pb.AdjustBalanceResponse:
+        entry, replayed = await self._write(requests.adjust_balance(request), context)
+        return pb.AdjustBalanceResponse(
+            entry=convert.entry(entry), balance=convert.balance(entry), replayed=replayed
+        )
+
+    async def ListPackages(
+        self, request: pb.ListPackagesRequest, context: Context
+    ) -> pb.ListPackagesResponse:
+        fields = Fields()
+        size = fields.page_size(request.page_size)
+        after = self._pages.position(fields, request) or ""
+        fields.check()
+        current = await self._ledger.catalogs.get(None)
+        known = sorted(current.catalog.packages.items()) if current else []
+        found = [package_message(package) for name, package in known if name > after]
+        packages = fitting(found[:size])
+        token = self._pages.token(request, packages[-1].package_id) if len(packages) < len(found) else ""
+        return pb.ListPackagesResponse(packages=packages, next_page_token=token)
+
+    async def PurchasePackage(
+        self, request: pb.PurchasePackageRequest, context: Context
+    ) -> pb.PurchasePackageResponse:
+        entry, replayed = await self._write(requests.purchase_package(request), context)
+        return pb.PurchasePackageResponse(
+            grant=convert.new_grant(entry), entry=convert.entry(entry), balance=convert.balance(entry),
+            replayed=replayed,
+        )  # fmt: skip
 
     async def GetCatalog(self, request: pb.GetCatalogRequest, context: Context) -> pb.GetCatalogResponse:
         version = request.version if request.HasField("version") else None
@@ -135,33 +172,3 @@ class LedgerAdminService(LedgerAdminServicer):
     async def _write(self, command: Command, context: Context) -> Accepted:
         [answer] = await self._ledger.write([command], deadline_of(context, self._default_deadline))
         return accepted(answer)
-
-
-def _update_command(request: pb.UpdateAccountRequest) -> UpdateAccount:
-    fields = Fields()
-    request_id = fields.identifier("request_id", request.request_id)
-    account_id = fields.identifier("account_id", request.account_id)
-    paths = fields.mask("update_mask", request.update_mask, ("level", "labels", "state"))
-    level = fields.name("level", request.level) if "level" in paths else None
-    labels = fields.labels("labels", request.labels) if "labels" in paths else None
-    if "state" in paths and request.state not in _STATES:
-        fields.wrong("state", "must be a known value other than unspecified")
-    fields.check()
-    state = AccountState(request.state) if "state" in paths else None
-    return UpdateAccount(request_id, account_id, level, labels, state)
-
-
-def _grant_command(request: pb.GrantCreditsRequest) -> GrantCredits:
-    fields = Fields()
-    command = GrantCredits(
-        request_id=fields.identifier("request_id", request.request_id),
-        account_id=fields.identifier("account_id", request.account_id),
-        amount=fields.amount("amount", request.amount),
-        priority=fields.between("priority", request.priority, -MAX_PRIORITY, MAX_PRIORITY),
-        reason=fields.text("reason", request.reason),
-        labels=fields.labels("labels", request.labels),
-    )
-    fields.check()
-    if request.HasField("effective_time") or request.HasField("expire_time"):
-        raise NotImplementedError  # grants that begin or expire come with the sweeper
-    return command

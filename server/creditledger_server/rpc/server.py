@@ -109,7 +109,8 @@ async def _serve_on(
     server = _create_server(ledger, watcher, health, settings, share_port)
     port = _bind(server, settings.listen)
     async with asyncio.TaskGroup() as tasks:
-        background = [tasks.create_task(work()) for work in (ledger.run, hub.run, health.run)]
+        work = [ledger.run, hub.run, health.run, *([ledger.sweeper.run] if settings.sweeper else [])]
+        background = [tasks.create_task(run()) for run in work]
         await server.start()
         _relax_collector()
         on_ready(f"{settings.listen.rpartition(':')[0]}:{port}")
@@ -128,7 +129,7 @@ def _create_server(
     deadline = settings.default_deadline_ms / 1_000
     # Abstract to mypy only: the generated base answers for the methods that are not served yet.
     credit_ledger = CreditLedgerService(ledger, watcher, deadline)  # type: ignore[abstract]
-    ledger_admin = LedgerAdminService(ledger, deadline)  # type: ignore[abstract]
+    ledger_admin = LedgerAdminService(ledger, deadline)
     add_CreditLedgerServicer_to_server(credit_ledger, server)
     add_LedgerAdminServicer_to_server(ledger_admin, server)
     add_HealthServicer_to_server(health.servicer, server)

@@ -48,9 +48,21 @@ CODES: dict[Reason, StatusCode] = {
     Reason.CURSOR_INVALID: StatusCode.INVALID_ARGUMENT,
     Reason.CURSOR_AHEAD: StatusCode.OUT_OF_RANGE,
     Reason.WATCHER_TOO_SLOW: StatusCode.RESOURCE_EXHAUSTED,
+    Reason.PACKAGE_UNKNOWN: StatusCode.INVALID_ARGUMENT,
+    Reason.RESERVATION_NOT_FOUND: StatusCode.NOT_FOUND,
+    Reason.GRANT_NOT_FOUND: StatusCode.NOT_FOUND,
+    Reason.RESERVATION_COMMITTED: StatusCode.FAILED_PRECONDITION,
+    Reason.RESERVATION_RELEASED: StatusCode.FAILED_PRECONDITION,
+    Reason.RESERVATION_EXPIRED: StatusCode.FAILED_PRECONDITION,
+    Reason.REFUND_EXCEEDS_COST: StatusCode.FAILED_PRECONDITION,
+    Reason.PAYMENT_REFERENCE_REUSED: StatusCode.ALREADY_EXISTS,
+    Reason.TOO_MANY_RESERVATIONS: StatusCode.RESOURCE_EXHAUSTED,
     Reason.NOT_IMPLEMENTED: StatusCode.UNIMPLEMENTED,
     Reason.INTERNAL: StatusCode.INTERNAL,
 }
+
+# What names that which was not found, the most particular first.
+_NAMES = ("reservationId", "grantId", "accountId", "version")
 
 
 def cut(text: str, most: int) -> str:
@@ -128,7 +140,7 @@ def _detail(refusal: Refused) -> Any:
         )
     if CODES[refusal.reason] is StatusCode.NOT_FOUND:
         kind = refusal.reason.value.removesuffix("_NOT_FOUND").lower()
-        name = told.get("accountId") or told.get("version", "")
+        name = next((told[key] for key in _NAMES if key in told), "")
         return details_pb2.ResourceInfo(resource_type=kind, resource_name=name, description=refusal.message)
     if refusal.reason is Reason.INSUFFICIENT_CREDITS:
         violation = details_pb2.PreconditionFailure.Violation(

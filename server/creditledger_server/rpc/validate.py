@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from creditledger.v1 import resources_pb2
-from creditledger.v1.credit_ledger_pb2 import CanPerformRequest, DeductRequest
+from creditledger.v1.credit_ledger_pb2 import (
+    CanPerformRequest,
+    CommitReservationRequest,
+    DeductRequest,
+    ReserveRequest,
+)
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ..domain.names import ID_PATTERN, MAX_AMOUNT, MAX_QUANTITY, NAME_PATTERN
 from ..domain.refusal import Reason, Refused
+from ..domain.reservation import MAX_LIFE, MIN_TTL
 from ..domain.usage import JSON, Usage, canonical_json
 
 MAX_TEXT = 1_024
@@ -26,6 +34,7 @@ MAX_KINDS = 100
 MAX_PAGE = 1_000
 DEFAULT_PAGE = 100
 
+_NUMBERED = re.compile(r"[gr][1-9][0-9]{0,18}")
 _ID_RULE = "must be 1 to 128 characters of [A-Za-z0-9._:@/+=-]"
 _NAME_RULE = "must match [a-z][a-z0-9_]{0,63}"
 _MIN_SECONDS, _MAX_SECONDS = -62_135_596_800, 253_402_300_799  # the years 1 to 9999
@@ -64,7 +73,16 @@ class Fields:
         """A name, or None where the field is empty."""
         return self.name(field, value) if value else None
 
-    def quantity(self, request: CanPerformRequest | DeductRequest) -> int:
+    def numbered(self, field: str, value: str, prefix: str) -> int:
+        """The name of a grant or reservation, which is that of an entry: the prefix and its revision."""
+        if not _NUMBERED.fullmatch(value) or value[0] != prefix or (number := int(value[1:])) >= 1 << 63:
+            self.wrong(field, f"must be {prefix} and a number, as the ledger gave it")
+            return 0
+        return number
+
+    def quantity(
+        self, request: CanPerformRequest | DeductRequest | ReserveRequest | CommitReservationRequest
+    ) -> int:
         """The optional field quantity: absent is 1, zero is an error."""
         quantity = request.quantity if request.HasField("quantity") else 1
         return self.between("quantity", quantity, 1, MAX_QUANTITY)
@@ -116,6 +134,17 @@ class Fields:
             self.wrong(field, "must be a time in the years 1 to 9999")
             return 0
         return value.seconds * 1_000_000 + value.nanos // 1_000
+
+    def optional_time(self, field: str, message: Message) -> int | None:
+        """A field with a time, or None where it is absent."""
+        return self.time(field, getattr(message, field)) if message.HasField(field) else None
+
+    def ttl(self, field: str, value: Duration) -> int:
+        """How long a reservation lives, in microseconds; what is finer is cut off."""
+        nanos = value.seconds * 1_000_000_000 + value.nanos
+        if not (0 <= value.nanos < 1_000_000_000 and MIN_TTL * 1_000 <= nanos <= MAX_LIFE * 1_000):
+            self.wrong(field, "must be 1 s to 24 h")
+        return nanos // 1_000
 
     def duration(self, field: str, value: Duration, most: int) -> int:
         """A duration of 0 to ``most`` seconds, in microseconds; what is finer is cut off."""

@@ -6,7 +6,8 @@ write path sends thousands of elements per batch (architecture §6).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 
 def int_array(values: Iterable[int]) -> str:
@@ -27,6 +28,20 @@ def text_array(values: Iterable[str | None]) -> str:
 def bytes_array(values: Iterable[bytes | None]) -> str:
     """An array of byte strings, to be cast: ``$1::bytea[]``."""
     return "{" + ",".join(["NULL" if value is None else f'"\\\\x{value.hex()}"' for value in values]) + "}"
+
+
+_DUMPERS: dict[str, Callable[[Iterable[Any]], str]] = {
+    "t": text_array,
+    "T": time_array,
+    "i": int_array,
+    "b": bytes_array,
+}
+
+
+def columns(rows: Sequence[Sequence[Any]], types: str) -> list[str]:
+    """Turns rows into one array literal per column: t text (or time) that may be None, T time, i integer, b bytes."""
+    values = zip(*rows, strict=True) if rows else [()] * len(types)
+    return [_DUMPERS[kind](column) for kind, column in zip(types, values, strict=True)]
 
 
 def _quote(value: str) -> str:

@@ -6,17 +6,27 @@ for a lock sees the locked row as it is now, but everything else as it was befor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from ..domain.account import Account, Use
+from ..domain.account import Account, Grant
 from ..domain.entry import draws_text, limits_text
+from ..domain.lots import NEVER
 from ..domain.periods import Period
 from ..domain.times import iso_time, to_micros
-from .arrays import bytes_array, int_array, text_array, time_array
+from .arrays import columns, int_array, text_array
 from .exchange import Bound, Connection, Statement
-from .rows import ACCOUNT_COLUMNS, ENTRY_COLUMNS, account_from_row, entry_from_row, lots_text
+from .records import WantedRecords, attach, attach_uses, loads, saves
+from .rows import (
+    ACCOUNT_COLUMNS,
+    ENTRY_COLUMNS,
+    account_from_row,
+    allowances_text,
+    entry_from_row,
+    lots_text,
+    pending_text,
+)
 
 
 class Wanted(NamedTuple):
@@ -25,6 +35,7 @@ class Wanted(NamedTuple):
     accounts: Sequence[str]
     requests: Sequence[tuple[str, str]]
     uses: Sequence[tuple[str, str, Period]]
+    records: WantedRecords | None = None
 
 
 class Loaded(NamedTuple):
@@ -77,10 +88,12 @@ _OPEN_ACCOUNTS = Statement(
     "open_accounts",
     """
 INSERT INTO account (account_id, revision, available, reserved, granted, spent, forfeited, commit_position, last_time,
-                     create_time, state, level, head_hash, lots, labels)
+                     level, head_hash, lots, state, labels, next_due_time, pending, allowances, reservations,
+                     create_time)
 SELECT * FROM unnest(
     $1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
-    $9::timestamptz[], $10::timestamptz[], $11::smallint[], $12::text[], $13::bytea[], $14::json[], $15::json[])
+    $9::timestamptz[], $10::text[], $11::bytea[], $12::json[], $13::smallint[], $14::json[], $15::timestamptz[],
+    $16::json[], $17::json[], $18::integer[], $19::timestamptz[])
 """,
 )
 
@@ -100,11 +113,21 @@ WHERE account.account_id = new.account_id
 """,
 )
 
-_UPDATE_TERMS = Statement(
-    "update_terms",
+_UPDATE_WHOLE = Statement(
+    "update_whole",
     """
-UPDATE account SET state = new.state, labels = new.labels
-FROM unnest($1::text[], $2::smallint[], $3::json[]) AS new (account_id, state, labels)
+UPDATE account SET
+    revision = new.revision, available = new.available, reserved = new.reserved, granted = new.granted,
+    spent = new.spent, forfeited = new.forfeited, commit_position = new.commit_position, last_time = new.last_time,
+    level = new.level, head_hash = new.head_hash, lots = new.lots, state = new.state, labels = new.labels,
+    next_due_time = new.next_due_time, pending = new.pending, allowances = new.allowances,
+    reservations = new.reservations
+FROM unnest(
+    $1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
+    $9::timestamptz[], $10::text[], $11::bytea[], $12::json[], $13::smallint[], $14::json[], $15::timestamptz[],
+    $16::json[], $17::json[], $18::integer[]
+) AS new (account_id, revision, available, reserved, granted, spent, forfeited, commit_position, last_time,
+          level, head_hash, lots, state, labels, next_due_time, pending, allowances, reservations)
 WHERE account.account_id = new.account_id
 """,
 )
@@ -124,9 +147,10 @@ SELECT * FROM unnest(
 _INSERT_GRANTS = Statement(
     "insert_grants",
     """
-INSERT INTO grant_lot (account_id, revision, amount, priority, source, create_time, reason, labels)
+INSERT INTO grant_lot (account_id, revision, amount, priority, source, create_time, reason, labels, effective_time,
+                       expire_time)
 SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::integer[], $5::smallint[], $6::timestamptz[],
-                     $7::text[], $8::json[])
+                     $7::text[], $8::json[], $9::timestamptz[], $10::timestamptz[])
 """,
 )
 
@@ -158,14 +182,18 @@ async def lock_and_load(conn: Connection, wanted: Wanted) -> Loaded:
     statements: list[Bound] = [
         _BEGIN,
         (_LOCK, [text_array(wanted.accounts)]),
-        (_LOAD_REQUESTS, _columns(wanted.requests, "tt")),
+        (_LOAD_REQUESTS, columns(wanted.requests, "tt")),
     ]
     if wanted.uses:
-        statements.append((_LOAD_USES, _columns(wanted.uses, "tti")))
-    _, accounts, requests, *uses = await conn.exchange(*statements)
+        statements.append((_LOAD_USES, columns(wanted.uses, "tti")))
+    if wanted.records:
+        statements += loads(wanted.records)
+    _, accounts, requests, *rest = await conn.exchange(*statements)
     loaded = _assemble(accounts, requests)
-    for rows in uses:
-        _attach_uses(loaded.accounts, rows)
+    if wanted.uses:
+        attach_uses(loaded.accounts, rest.pop(0))
+    if wanted.records:
+        attach(loaded.accounts, rest)
     return loaded
 
 
@@ -177,7 +205,8 @@ async def write_and_commit(conn: Connection, accounts: Iterable[Account], transa
     changed = sorted(accounts, key=lambda account: account.account_id)
     position = max(transaction_id, *(account.commit_position for account in changed))
     for account in changed:
-        account.commit_position = position
+        if account.written:
+            account.commit_position = position
     await conn.exchange(*_statements(changed, position), _COMMIT)
 
 
@@ -196,38 +225,31 @@ def _assemble(accounts: list[Any], requests: list[Any]) -> Loaded:
     return Loaded(found, to_micros(now), transaction_id, catalog_version)
 
 
-def _attach_uses(accounts: dict[str, Account], rows: list[Any]) -> None:
-    for account_id, operation, period, period_start, uses in rows:
-        if account_id in accounts:
-            accounts[account_id].uses[operation, Period(period)] = Use(to_micros(period_start), uses)
-
-
 def _statements(changed: list[Account], position: int) -> Iterable[Bound]:
-    opened = [account for account in changed if account.written[0].revision == 1]
-    known = [account for account in changed if account.written[0].revision > 1]
-    grants = [grant for account in changed for grant in account.new_grants]
-    uses = [
-        (account.account_id, operation, period, _time(use.period_start), use.uses)
-        for account in changed
-        for operation, period in account.touched_uses
-        for use in [account.uses[operation, period]]
-    ]
+    written = [account for account in changed if account.written]
+    opened = [account for account in written if account.written[0].revision == 1]
+    known = [account for account in changed if account.revision > len(account.written)]
+    plain = [account for account in known if not account.touched_terms]
+    whole = [account for account in known if account.touched_terms]
     if opened:
-        yield _OPEN_ACCOUNTS, _columns([_opened_row(account) for account in opened], "tiiiiiiiTTitbtt")
-    if known:
-        yield _UPDATE_ACCOUNTS, _columns([_updated_row(account) for account in known], "tiiiiiiiTtbt")
-    if restated := [account for account in known if account.touched_terms]:
-        yield _UPDATE_TERMS, _columns([(a.account_id, a.state, a.labels) for a in restated], "tit")
-    yield _INSERT_ENTRIES, _columns(list(_entry_rows(changed)), "tiiTiiiiiiiittbttttb")
-    if grants:
-        rows = [(*grant[:5], _time(grant.create_time), *grant[6:]) for grant in grants]
-        yield _INSERT_GRANTS, _columns(rows, "tiiiiTtt")
-    if uses:
-        yield _UPSERT_USES, _columns(uses, "ttiTi")
-    yield _INSERT_COMMIT, _commit_row(changed, position)
+        rows = [(*_whole_row(account), _time(account.create_time)) for account in opened]
+        yield _OPEN_ACCOUNTS, columns(rows, "tiiiiiiiTtbtittttiT")
+    if plain:
+        yield _UPDATE_ACCOUNTS, columns([_plain_row(account) for account in plain], "tiiiiiiiTtbt")
+    if whole:
+        yield _UPDATE_WHOLE, columns([_whole_row(account) for account in whole], "tiiiiiiiTtbtitttti")
+    if written:
+        yield _INSERT_ENTRIES, columns(list(_entry_rows(written)), "tiiTiiiiiiiittbttttb")
+    if grants := [_grant_row(grant) for account in changed for grant in account.new_grants]:
+        yield _INSERT_GRANTS, columns(grants, "tiiiiTtttt")
+    if uses := list(_use_rows(changed)):
+        yield _UPSERT_USES, columns(uses, "ttiTi")
+    yield from saves(changed)
+    if written:
+        yield _INSERT_COMMIT, _commit_row(written, position)
 
 
-def _updated_row(account: Account) -> tuple[Any, ...]:
+def _plain_row(account: Account) -> tuple[Any, ...]:
     return (
         account.account_id, account.revision, account.available, account.reserved, account.granted,
         account.spent, account.forfeited, account.commit_position, _time(account.last_time),
@@ -235,9 +257,26 @@ def _updated_row(account: Account) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _opened_row(account: Account) -> tuple[Any, ...]:
-    *known, level, head_hash, lots = _updated_row(account)
-    return (*known, _time(account.create_time), account.state, level, head_hash, lots, account.labels)
+def _whole_row(account: Account) -> tuple[Any, ...]:
+    return (
+        *_plain_row(account), int(account.state), account.labels, _time_or_none(account.next_due_time),
+        pending_text(account.pending), allowances_text(account.allowances), account.active_reservations,
+    )  # fmt: skip
+
+
+def _grant_row(grant: Grant) -> tuple[Any, ...]:
+    expire_time = None if grant.expire_time == NEVER else grant.expire_time
+    return (
+        *grant[:5], _time(grant.create_time), grant.reason, grant.labels, _time_or_none(grant.effective_time),
+        _time_or_none(expire_time),
+    )  # fmt: skip
+
+
+def _use_rows(changed: list[Account]) -> Iterable[tuple[Any, ...]]:
+    for account in changed:
+        for operation, period in account.touched_uses:
+            use = account.uses[operation, period]
+            yield account.account_id, operation, period, _time(use.period_start), use.uses
 
 
 def _entry_rows(changed: list[Account]) -> Iterable[tuple[Any, ...]]:
@@ -259,15 +298,6 @@ def _commit_row(changed: list[Account], position: int) -> list[str | int]:
 
 _time = lru_cache(maxsize=1024)(iso_time)  # the entries of a batch share a few times
 
-_DUMPERS: dict[str, Callable[[Iterable[Any]], str]] = {
-    "t": text_array,
-    "T": time_array,
-    "i": int_array,
-    "b": bytes_array,
-}
 
-
-def _columns(rows: Sequence[Sequence[Any]], types: str) -> list[str]:
-    """Turns rows into one array literal per column: t text, T time as text, i integer, b bytes."""
-    columns = zip(*rows, strict=True) if rows else [()] * len(types)
-    return [_DUMPERS[kind](column) for kind, column in zip(types, columns, strict=True)]
+def _time_or_none(time: int | None) -> str | None:
+    return None if time is None else _time(time)

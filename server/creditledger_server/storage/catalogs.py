@@ -52,6 +52,15 @@ async def read_catalog(conn: Connection, version: int | None = None) -> CatalogR
     return await _one(conn, query, [] if version is None else [version])
 
 
+async def read_catalogs(conn: Connection, after: int) -> list[CatalogRow]:
+    """All versions above ``after``, by rising number."""
+    with translated():
+        cursor = await conn.execute(
+            f"SELECT {_COLUMNS} FROM catalog WHERE version > %s ORDER BY version", [after]
+        )
+        return [_row(row) for row in await cursor.fetchall()]
+
+
 async def read_catalog_of_request(conn: Connection, request_id: str) -> CatalogRow | None:
     """The version that a request made."""
     return await _one(conn, f"SELECT {_COLUMNS} FROM catalog WHERE request_id = %s", [request_id])
@@ -81,4 +90,9 @@ async def _one(conn: Connection, query: str, parameters: list[Any]) -> CatalogRo
     with translated():
         cursor = await conn.execute(query, parameters)
         row = await cursor.fetchone()
-    return None if row is None else CatalogRow(row[0], row[1], row[2], to_micros(row[3]))
+    return None if row is None else _row(row)
+
+
+def _row(row: tuple[Any, ...]) -> CatalogRow:
+    version, document, fingerprint, create_time = row
+    return CatalogRow(version, document, fingerprint, to_micros(create_time))

@@ -31,7 +31,7 @@ class BatchRejected(StorageError):
 
 
 class OpenedElsewhere(StorageError):
-    """Another server opened one of the batch's accounts meanwhile: nothing was written, load again."""
+    """Another server opened an account or credited a payment of the batch: nothing was written, load again."""
 
 
 _CONTENDED = (
@@ -64,7 +64,7 @@ def translated() -> Iterator[None]:
     except _CONTENDED as error:
         raise Contended(str(error)) from error
     except errors.UniqueViolation as error:
-        if error.diag.constraint_name == "account_pkey":
+        if error.diag.constraint_name in ("account_pkey", "purchase_pkey"):
             raise OpenedElsewhere(str(error)) from error
         raise BatchRejected(str(error)) from error
     except _UNAVAILABLE as error:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..domain.account import Account, Grant, Use
-from ..domain.entry import Entry
+from ..domain.entry import Entry, parse_draws
 from ..domain.periods import Period
+from ..domain.reservation import Reservation, ReservationState
 from ..domain.times import iso_time, to_micros
 from .arrays import int_array, text_array
 from .connect import Connection
@@ -17,14 +18,19 @@ from .rows import (
     ACCOUNT_COLUMNS,
     ENTRY_COLUMNS,
     GRANT_COLUMNS,
+    RESERVATION_COLUMNS,
     account_from_row,
     entry_from_row,
     grant_from_row,
+    reservation_from_row,
 )
 
 
 class Snapshot(NamedTuple):
-    """Accounts with the uses of their limited operations at one moment; lacks those that do not exist."""
+    """Accounts with the uses of their limited operations, and with their reservations that have run out, at one moment.
+
+    ``accounts`` lacks those that do not exist.
+    """
 
     accounts: dict[str, Account]
     now: int
@@ -64,13 +70,22 @@ _ACCOUNT_FIELDS = len(ACCOUNT_COLUMNS.split(","))
 _SNAPSHOT = Statement(
     "snapshot",
     f"""
-SELECT ledger_time(), coalesce((SELECT max(version) FROM catalog), 0), found.*
-FROM (SELECT) AS one LEFT JOIN (
-    SELECT {ACCOUNT_COLUMNS}, uses.list FROM account LEFT JOIN LATERAL (
+SELECT context.now, context.version, found.*
+FROM (SELECT ledger_time() AS now, coalesce((SELECT max(version) FROM catalog), 0) AS version OFFSET 0) AS context
+LEFT JOIN LATERAL (
+    SELECT {ACCOUNT_COLUMNS}, uses.list AS uses, run_out.list AS run_out FROM account LEFT JOIN LATERAL (
         SELECT json_agg(json_build_array(operation, period, extract(epoch FROM period_start)::bigint, uses)) AS list
         FROM limit_use WHERE limit_use.account_id = account.account_id
-    ) AS uses ON true
-    WHERE account_id = ANY($1::text[])
+    ) AS uses ON true LEFT JOIN LATERAL (
+        SELECT json_agg(json_build_array(
+            revision, operation, quantity, amount, (extract(epoch FROM create_time) * 1000000)::bigint,
+            (extract(epoch FROM expire_time) * 1000000)::bigint, catalog_version, draws, metrics::text
+        )) AS list FROM reservation
+        WHERE account.reservations > 0 AND account.next_due_time <= context.now
+          AND reservation.account_id = account.account_id AND reservation.state = 1
+          AND reservation.expire_time <= context.now
+    ) AS run_out ON true
+    WHERE account.account_id = ANY($1::text[])
 ) AS found ON true
 """,
 )
@@ -108,6 +123,23 @@ SELECT {GRANT_COLUMNS} FROM grant_lot WHERE account_id = $1 AND revision = ANY($
 """,
 )
 
+_GRANTS_BEFORE = Statement(
+    "grants_before",
+    f"""
+SELECT {GRANT_COLUMNS} FROM grant_lot
+WHERE account_id = $1 AND ($2::bigint IS NULL OR revision < $2) ORDER BY revision DESC LIMIT $3::bigint
+""",
+)
+
+_RESERVATIONS_BEFORE = Statement(
+    "reservations_before",
+    f"""
+SELECT {RESERVATION_COLUMNS} FROM reservation
+WHERE account_id = $1 AND ($2::bigint IS NULL OR revision < $2) AND ($3::smallint[] IS NULL OR state = ANY($3))
+ORDER BY revision DESC LIMIT $4::bigint
+""",
+)
+
 
 async def read_info(conn: Connection) -> DatabaseInfo:
     """What Postgres holds now; also the probe of health. Raises StorageUnavailable without a schema."""
@@ -122,7 +154,8 @@ async def read_snapshot(conn: Connection, account_ids: Sequence[str]) -> Snapsho
     for row in rows:
         if row[2] is not None:
             account = account_from_row(row[2 : 2 + _ACCOUNT_FIELDS])
-            _attach_uses(account, row[-1])
+            _attach_uses(account, row[-2])
+            _attach_run_out(account, row[-1])
             accounts[account.account_id] = account
     return Snapshot(accounts, to_micros(rows[0][0]), rows[0][1])
 
@@ -170,9 +203,35 @@ async def read_grants(conn: Connection, account_id: str, revisions: Sequence[int
     return {grant.revision: grant for grant in map(grant_from_row, rows)}
 
 
+async def read_grants_before(
+    conn: Connection, account_id: str, revision: int | None, limit: int
+) -> list[Grant]:
+    """The first ``limit`` grants of an account below ``revision``, newest first."""
+    return [grant_from_row(row) for row in await conn.fetch(_GRANTS_BEFORE, account_id, revision, limit)]
+
+
+async def read_reservations_before(
+    conn: Connection, account_id: str, revision: int | None, states: Sequence[int], limit: int
+) -> list[Reservation]:
+    """The first ``limit`` reservations of an account below ``revision``, newest first; ``states`` empty: all."""
+    wanted = int_array(states) if states else None
+    rows = await conn.fetch(_RESERVATIONS_BEFORE, account_id, revision, wanted, limit)
+    return [reservation_from_row(row) for row in rows]
+
+
 def _attach_uses(account: Account, uses: list[list[Any]] | None) -> None:
     for operation, period, start_seconds, count in uses or ():
         account.uses[operation, Period(period)] = Use(start_seconds * 1_000_000, count)
+
+
+def _attach_run_out(account: Account, reservations: list[list[Any]] | None) -> None:
+    for revision, operation, quantity, amount, create_time, expire_time, version, draws, metrics in (
+        reservations or ()
+    ):
+        account.records.reservations[revision] = Reservation(
+            account.account_id, revision, operation, quantity, amount, ReservationState.ACTIVE, create_time,
+            expire_time, version, parse_draws(draws), metrics,
+        )  # fmt: skip
 
 
 def _iso(time: int | None) -> str | None:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from ..domain.entry import Entry
 from ..domain.refusal import Reason, Refused
-from ..ledger.ledger import Ledger, Standing
+from ..ledger.history import Standing
+from ..ledger.ledger import Ledger
 from ..storage.commits import read_after, read_committed, read_positions, read_revisions
 from ..storage.connect import Connection
 from .cursor import SNAPSHOT_OWED, AccountCursors, AllPosition, Cursors
@@ -119,7 +120,9 @@ class Watcher:
 
     async def _snapshots(self, seen: dict[str, int], cursors: AccountCursors) -> AsyncIterator[Message]:
         for account_id in [name for name, revision in seen.items() if revision == SNAPSHOT_OWED]:
-            standing = await self._ledger.standing(account_id)
+            # A cursor must not be ahead of what is written, so what is due is written first.
+            while (standing := await self._ledger.standing(account_id)).account.written:
+                await self._ledger.settle([account_id])
             seen[account_id] = standing.account.revision
             yield Message(cursors.of(seen), standing)
 

@@ -1,0 +1,66 @@
+"""What a round of requests has to load, as far as the requests themselves tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..domain.catalog import Catalog
+from ..domain.commands import (
+    Command,
+    CommitReservation,
+    Deduct,
+    ExtendReservation,
+    PurchasePackage,
+    Refund,
+    ReleaseReservation,
+    Reserve,
+    Settle,
+    VoidGrant,
+)
+from ..storage.batch import Wanted
+from ..storage.records import Key, WantedRecords
+
+_WITH_RECORDS = (CommitReservation, ReleaseReservation, ExtendReservation, Refund, VoidGrant, PurchasePackage)
+
+
+def wanted(requests: Sequence[Command | Settle], catalog: Catalog) -> Wanted:
+    """The accounts to lock and the rows to load with them."""
+    uses = {
+        (request.account_id, request.operation, period)
+        for request in requests
+        if isinstance(request, Deduct | Reserve)
+        for period in catalog.counted_periods(request.operation)
+    }
+    with_records = [request for request in requests if isinstance(request, _WITH_RECORDS)]
+    return Wanted(
+        sorted({request.account_id for request in requests}),
+        [(request.account_id, request.request_id) for request in requests if not isinstance(request, Settle)],
+        sorted(uses),
+        _records(with_records) if with_records else None,
+    )
+
+
+def _records(requests: Sequence[Command]) -> WantedRecords:
+    reservations: set[Key] = set()
+    refunds: set[Key] = set()
+    grants: set[Key] = set()
+    payments: set[tuple[str, str]] = set()
+    uses: set[str] = set()
+    for request in requests:
+        account_id = request.account_id
+        match request:
+            case CommitReservation() | ReleaseReservation():
+                reservations.add((account_id, request.reservation))
+                uses.add(account_id)
+            case ExtendReservation():
+                reservations.add((account_id, request.reservation))
+            case Refund():
+                refunds.add((account_id, request.revision))
+                uses.add(account_id)
+            case VoidGrant():
+                grants.add((account_id, request.grant_revision))
+            case PurchasePackage():
+                payments.add((account_id, request.payment_reference))
+    return WantedRecords(
+        sorted(reservations), sorted(refunds), sorted(grants), sorted(payments), sorted(uses)
+    )

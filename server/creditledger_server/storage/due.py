@@ -1,0 +1,66 @@
+"""What the sweeper reads: accounts at which something has fallen due."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..domain.times import iso_time, to_micros
+from .arrays import text_array
+from .connect import Connection
+from .exchange import Statement
+
+SWEEPER_LOCK = int.from_bytes(b"crsweepr")
+
+_LEAD = Statement("lead", "SELECT pg_try_advisory_lock($1::bigint)")
+
+_CLOCK = Statement("clock", "SELECT ledger_time(), coalesce((SELECT max(version) FROM catalog), 0)")
+
+_DUE = Statement(
+    "due",
+    """
+SELECT account_id FROM account WHERE next_due_time <= ledger_time() ORDER BY next_due_time LIMIT $1::bigint
+""",
+)
+
+# A page of all accounts, whatever their level, so that no statement reads more than a page.
+_BEHIND = Statement(
+    "behind",
+    """
+SELECT max(account_id), array_agg(account_id ORDER BY account_id) FILTER (
+    WHERE level = ANY($2::text[]) AND last_time < $3::timestamptz AND state <> 3)
+FROM (
+    SELECT account_id, level, last_time, state FROM account WHERE account_id > $1 ORDER BY account_id LIMIT $4::bigint
+) AS page
+""",
+)
+
+
+class Page(NamedTuple):
+    """A page of all accounts: its last one (None: there are no more), and those at which an allowance has begun."""
+
+    last: str | None
+    behind: list[str]
+
+
+async def try_lead(conn: Connection) -> bool:
+    """Whether this connection is, or becomes, the one whose sweeper works. Lasts as long as the connection."""
+    [(leads,)] = await conn.fetch(_LEAD, SWEEPER_LOCK)
+    return bool(leads)
+
+
+async def read_clock(conn: Connection) -> tuple[int, int]:
+    """The time, and the current catalog's version."""
+    [(now, version)] = await conn.fetch(_CLOCK)
+    return to_micros(now), version
+
+
+async def read_due(conn: Connection, limit: int) -> list[str]:
+    """The first accounts at which a grant or reservation has fallen due."""
+    return [account_id for (account_id,) in await conn.fetch(_DUE, limit)]
+
+
+async def read_behind(conn: Connection, after: str, levels: Sequence[str], start: int, limit: int) -> Page:
+    """The accounts of these levels whose newest entry is older than ``start``, among the ``limit`` behind ``after``."""
+    [(last, behind)] = await conn.fetch(_BEHIND, after, text_array(levels), iso_time(start), limit)
+    return Page(last, behind or [])
