@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import NamedTuple
 
 from .account import AccountState
 from .reservation import DEFAULT_TTL
@@ -20,8 +21,7 @@ def fingerprint(method: str, *fields: object) -> bytes:
     return sha256(canonical_json((1, method, *fields)).encode()).digest()
 
 
-@dataclass(frozen=True, slots=True)
-class Deduct:
+class Deduct(NamedTuple):
     """Charge an operation. ``account_level`` None: as stored, and the account must be known."""
 
     request_id: str

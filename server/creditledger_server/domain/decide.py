@@ -168,6 +168,9 @@ def _count(
     account: Account, command: Deduct, book: CatalogBook, limits: tuple[LimitState, ...], now: int
 ) -> tuple[LimitState, ...]:
     """Counts the uses for every period that any level limits, so that counters are right after a level change."""
-    for period in book.current.counted_periods(command.operation):
+    periods = book.current.counted_periods(command.operation)
+    if not periods:  # nor is there a limit then
+        return limits
+    for period in periods:
         account.count_uses(command.operation, period, command.quantity, now)
     return tuple(state._replace(used=state.used + command.quantity) for state in limits)

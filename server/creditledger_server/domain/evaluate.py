@@ -35,7 +35,9 @@ def evaluate(
     """Prices an operation and tests it against account state, limits and balance."""
     cost = price_of(catalog, operation, quantity, metrics)
     limits = limit_states(account, level, catalog, operation, now)
-    denials = [*state_denials(account), *limit_denials(limits, quantity, now)]
+    denials = state_denials(account)
+    if limits:
+        denials += limit_denials(limits, quantity, now)
     if cost > account.available:
         denials.append(credit_denial(cost, account.available))
     return Evaluation(cost, limits, tuple(denials))
@@ -45,10 +47,13 @@ def limit_states(
     account: Account, level: str, catalog: Catalog, operation: str, now: int
 ) -> tuple[LimitState, ...]:
     """Where the account stands against the limits that ``level`` sets for ``operation``."""
+    limits = catalog.limits_of(level, operation)
+    if not limits:
+        return ()
     return tuple(
         LimitState(operation, limit.period, limit.limit, account.used(operation, limit.period, now),
                    period_end(limit.period, now))
-        for limit in catalog.limits_of(level, operation)
+        for limit in limits
     )  # fmt: skip
 
 

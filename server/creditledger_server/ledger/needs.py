@@ -20,6 +20,7 @@ from ..domain.commands import (
 from ..storage.batch import Wanted
 from ..storage.records import Key, WantedRecords
 
+_WITH_OPERATION = (Deduct, Reserve)
 _WITH_RECORDS = (CommitReservation, ReleaseReservation, ExtendReservation, Refund, VoidGrant, PurchasePackage)
 
 
@@ -28,10 +29,13 @@ def wanted(requests: Sequence[Command | Settle], catalog: Catalog) -> Wanted:
     uses = {
         (request.account_id, request.operation, period)
         for request in requests
-        if isinstance(request, Deduct | Reserve)
+        if isinstance(request, _WITH_OPERATION)
         for period in catalog.counted_periods(request.operation)
     }
-    with_records = [request for request in requests if isinstance(request, _WITH_RECORDS)]
+    kinds = set(map(type, requests))  # nearly always Deduct alone
+    with_records = (
+        [] if kinds.isdisjoint(_WITH_RECORDS) else [r for r in requests if isinstance(r, _WITH_RECORDS)]
+    )
     return Wanted(
         sorted({request.account_id for request in requests}),
         [(request.account_id, request.request_id) for request in requests if not isinstance(request, Settle)],

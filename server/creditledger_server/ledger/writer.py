@@ -54,18 +54,15 @@ class Writer:
 
     async def serve(self, tickets: Sequence[Write]) -> None:
         """Carries out and answers the requests of a round, in order."""
-        waiting = _still_waited_for(tickets)
-        if not waiting:
-            return
         try:
-            outcomes = await self._transact_surely(waiting)
+            outcomes = await self._transact_surely(tickets)
         except (Contended, OpenedElsewhere, BatchRejected) as error:
-            await self._serve_apart(waiting, error)
+            await self._serve_apart(tickets, error)
             return
         except StorageUnavailable as error:
             refusal = refusal_of(error, "a round of writes")
-            outcomes = [refusal for _ in waiting]
-        for ticket, outcome in zip(waiting, outcomes, strict=True):
+            outcomes = [refusal for _ in tickets]
+        for ticket, outcome in zip(tickets, outcomes, strict=True):
             ticket.answer(outcome)
 
     async def close(self) -> None:
@@ -83,7 +80,8 @@ class Writer:
                 ticket.answer(refusal_of(error, "a write"))
         else:
             for part in parts:
-                await self.serve(part)
+                if waiting := _still_waited_for(part):
+                    await self.serve(waiting)
 
     async def _transact_surely(self, tickets: Sequence[Write]) -> list[Outcome]:
         """Repeats what is safe to repeat, a lost COMMIT too: if it happened, the request ids are found and replayed."""

@@ -20,17 +20,31 @@ def time_array(values: Iterable[str]) -> str:
     return "{" + ",".join(values) + "}"
 
 
-def text_array(values: Iterable[str | None]) -> str:
+def text_array(values: Sequence[str | None]) -> str:
     """An array of texts, to be cast: ``$1::text[]``. Everything is quoted, so that "null" stays a text."""
+    if values.count(None) == len(values):
+        return "{" + ",".join(["NULL"] * len(values)) + "}"
+    if None not in values:
+        joined = '","'.join(values)  # type: ignore[arg-type]
+        if "\\" not in joined and joined.count('"') == 2 * (
+            len(values) - 1
+        ):  # nothing in them needs an escape
+            return f'{{"{joined}"}}'
     return "{" + ",".join(["NULL" if value is None else _quote(value) for value in values]) + "}"
 
 
-def bytes_array(values: Iterable[bytes | None]) -> str:
+def bytes_array(values: Sequence[bytes | None]) -> str:
     """An array of byte strings, to be cast: ``$1::bytea[]``."""
+    if None not in values and set(map(len, values)) == {_DIGEST}:  # type: ignore[arg-type]
+        digests = b"".join(values).hex(",", _DIGEST)  # type: ignore[arg-type]
+        return '{"\\\\x' + digests.replace(",", '","\\\\x') + '"}'
     return "{" + ",".join(["NULL" if value is None else f'"\\\\x{value.hex()}"' for value in values]) + "}"
 
 
-_DUMPERS: dict[str, Callable[[Iterable[Any]], str]] = {
+_DIGEST = 32  # bytes of a SHA-256, which is what most byte strings are
+
+
+_DUMPERS: dict[str, Callable[[Sequence[Any]], str]] = {
     "t": text_array,
     "T": time_array,
     "i": int_array,
@@ -39,8 +53,12 @@ _DUMPERS: dict[str, Callable[[Iterable[Any]], str]] = {
 
 
 def columns(rows: Sequence[Sequence[Any]], types: str) -> list[str]:
-    """Turns rows into one array literal per column: t text (or time) that may be None, T time, i integer, b bytes."""
-    values = zip(*rows, strict=True) if rows else [()] * len(types)
+    """Turns rows into one array literal per column; ``types`` as in ``arrays``."""
+    return arrays(list(zip(*rows, strict=True)) if rows else [()] * len(types), types)
+
+
+def arrays(values: Sequence[Sequence[Any]], types: str) -> list[str]:
+    """Turns columns into array literals: t text (or time) that may be None, T time, i integer, b bytes."""
     return [_DUMPERS[kind](column) for kind, column in zip(types, values, strict=True)]
 
 

@@ -10,12 +10,11 @@ from ..domain.account import Use
 from ..domain.audit import Kept
 from ..domain.entry import Entry, draws_text, limits_text
 from ..domain.periods import Period
-from ..domain.times import to_micros
 from .arrays import text_array
 from .commits import read_rows_after
 from .connect import Connection
 from .errors import translated
-from .exchange import Statement
+from .exchange import PG_EPOCH, Statement
 from .rows import GRANT_COLUMNS, RESERVATION_COLUMNS, entry_from_row, grant_from_row, reservation_from_row
 
 _KEPT = [
@@ -56,7 +55,7 @@ async def read_kept(conn: Connection, account_ids: Sequence[str]) -> dict[str, K
         *[(statement, [names]) for statement in _KEPT]
     )
     for account_id, operation, period, period_start, count in uses:
-        kept[account_id].uses[operation, Period(period)] = Use(to_micros(period_start), count)
+        kept[account_id].uses[operation, Period(period)] = Use(period_start + PG_EPOCH, count)
     for row in grants:
         grant = grant_from_row(row)
         kept[grant.account_id].grants[grant.revision] = grant

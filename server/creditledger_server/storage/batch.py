@@ -11,12 +11,12 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..domain.account import Account, Grant
-from ..domain.entry import draws_text, limits_text
+from ..domain.entry import Entry, draws_text, limits_text
 from ..domain.lots import NEVER
 from ..domain.periods import Period
-from ..domain.times import iso_time, to_micros
-from .arrays import columns, int_array, text_array
-from .exchange import Bound, Connection, Statement
+from ..domain.times import iso_time
+from .arrays import arrays, columns, int_array, text_array
+from .exchange import PG_EPOCH, Bound, Connection, Statement
 from .records import WantedRecords, attach, attach_uses, loads, saves
 from .rows import (
     ACCOUNT_COLUMNS,
@@ -222,7 +222,7 @@ def _assemble(accounts: list[Any], requests: list[Any]) -> Loaded:
         if row[3] is not None and row[3] in found:
             entry = entry_from_row(row[3:])
             found[entry.account_id].remembered[str(entry.request_id)] = entry
-    return Loaded(found, to_micros(now), transaction_id, catalog_version)
+    return Loaded(found, now + PG_EPOCH, transaction_id, catalog_version)
 
 
 def _statements(changed: list[Account], position: int) -> Iterable[Bound]:
@@ -239,7 +239,7 @@ def _statements(changed: list[Account], position: int) -> Iterable[Bound]:
     if whole:
         yield _UPDATE_WHOLE, columns([_whole_row(account) for account in whole], "tiiiiiiiTtbtitttti")
     if written:
-        yield _INSERT_ENTRIES, columns(list(_entry_rows(written)), "tiiTiiiiiiiittbttttb")
+        yield _INSERT_ENTRIES, _entry_columns([entry for account in written for entry in account.written])
     if grants := [_grant_row(grant) for account in changed for grant in account.new_grants]:
         yield _INSERT_GRANTS, columns(grants, "tiiiiTtttt")
     if uses := list(_use_rows(changed)):
@@ -279,14 +279,14 @@ def _use_rows(changed: list[Account]) -> Iterable[tuple[Any, ...]]:
             yield account.account_id, operation, period, _time(use.period_start), use.uses
 
 
-def _entry_rows(changed: list[Account]) -> Iterable[tuple[Any, ...]]:
-    for account in changed:
-        for e in account.written:
-            yield (
-                e.account_id, e.revision, int(e.kind), _time(e.create_time), e.amount, e.cost, e.available,
-                e.reserved, e.spent, e.forfeited, e.quantity, e.catalog_version, e.operation, e.request_id,
-                e.fingerprint, draws_text(e.draws), limits_text(e.limits), e.usage, e.details, e.hash,
-            )  # fmt: skip
+def _entry_columns(entries: list[Entry]) -> list[str]:
+    """Entries as arrays: they are tuples in the order of the table's columns, so that no row has to be built."""
+    values: list[Sequence[Any]] = list(zip(*entries, strict=True))
+    values[2] = [int(kind) for kind in values[2]]
+    values[3] = [_time(time) for time in values[3]]
+    values[15] = [draws_text(draws) for draws in values[15]]
+    values[16] = [limits_text(limits) for limits in values[16]]
+    return arrays(values, "tiiTiiiiiiiittbttttb")
 
 
 def _commit_row(changed: list[Account], position: int) -> list[str | int]:

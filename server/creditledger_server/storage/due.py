@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..domain.times import iso_time, to_micros
+from ..domain.times import iso_time
 from .arrays import text_array
 from .connect import Connection
-from .exchange import Statement
+from .exchange import PG_EPOCH, Statement
 
 SWEEPER_LOCK = int.from_bytes(b"crsweepr")
 
@@ -52,7 +52,7 @@ async def try_lead(conn: Connection) -> bool:
 async def read_clock(conn: Connection) -> tuple[int, int]:
     """The time, and the current catalog's version."""
     [(now, version)] = await conn.fetch(_CLOCK)
-    return to_micros(now), version
+    return now + PG_EPOCH, version
 
 
 async def read_due(conn: Connection, limit: int) -> list[str]:

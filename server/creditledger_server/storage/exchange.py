@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from psycopg import AsyncConnection, OperationalError
 from psycopg.adapt import Transformer
 from psycopg.errors import InvalidSqlStatementName, error_from_result
 from psycopg.pq import ConnStatus, ExecStatus, Format
-from psycopg.pq.abc import PGresult
+from psycopg.pq.abc import PGconn, PGresult
+from psycopg.types.numeric import Int8BinaryLoader
 
 from .errors import translated
 
@@ -35,10 +36,22 @@ Parameters = Sequence[str | int | None]
 Bound = tuple[Statement, Parameters]
 
 
+PG_EPOCH: Final = 946_684_800_000_000
+"""2000-01-01, from which Postgres counts, in microseconds since the Unix epoch: add it to a time of an exchange."""
+
+
 class Connection(AsyncConnection[Row]):
-    """psycopg's connection that can also ``exchange``."""
+    """psycopg's connection that can also ``exchange``.
+
+    Exchanges tell times (timestamptz) as Postgres sends them, as microseconds since ``PG_EPOCH``: to make a datetime of
+    each and an integer of that again takes a microsecond, several times per deduction.
+    """
 
     _known: frozenset[str] = frozenset()  # names of what is prepared
+
+    def __init__(self, pgconn: PGconn, *args: Any, **kwargs: Any) -> None:
+        super().__init__(pgconn, *args, **kwargs)
+        self.adapters.register_loader("timestamptz", Int8BinaryLoader)
 
     async def exchange(self, *statements: Bound) -> list[list[Row]]:
         """Runs the statements and waits for all their results; returns the rows of each.

@@ -10,10 +10,10 @@ from ..domain.account import Account, Grant, Use
 from ..domain.entry import Entry, parse_draws
 from ..domain.periods import Period
 from ..domain.reservation import Reservation, ReservationState
-from ..domain.times import iso_time, to_micros
+from ..domain.times import iso_time
 from .arrays import int_array, text_array
 from .connect import Connection
-from .exchange import Statement
+from .exchange import PG_EPOCH, Statement
 from .rows import (
     ACCOUNT_COLUMNS,
     ENTRY_COLUMNS,
@@ -144,7 +144,7 @@ ORDER BY revision DESC LIMIT $4::bigint
 async def read_info(conn: Connection) -> DatabaseInfo:
     """What Postgres holds now; also the probe of health. Raises StorageUnavailable without a schema."""
     [(schema_version, catalog_version, now)] = await conn.fetch(_INFO)
-    return DatabaseInfo(schema_version, catalog_version, to_micros(now))
+    return DatabaseInfo(schema_version, catalog_version, now + PG_EPOCH)
 
 
 async def read_snapshot(conn: Connection, account_ids: Sequence[str]) -> Snapshot:
@@ -157,7 +157,7 @@ async def read_snapshot(conn: Connection, account_ids: Sequence[str]) -> Snapsho
             _attach_uses(account, row[-2])
             _attach_run_out(account, row[-1])
             accounts[account.account_id] = account
-    return Snapshot(accounts, to_micros(rows[0][0]), rows[0][1])
+    return Snapshot(accounts, rows[0][0] + PG_EPOCH, rows[0][1])
 
 
 async def read_entry(conn: Connection, account_id: str, revision: int) -> Entry | None:

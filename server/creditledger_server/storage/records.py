@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from ..domain.account import Account, Payment, Use
 from ..domain.entry import draws_text
 from ..domain.periods import Period
-from ..domain.times import iso_time, to_micros
+from ..domain.times import iso_time
 from .arrays import columns, text_array
-from .exchange import Bound, Connection, Statement
+from .exchange import PG_EPOCH, Bound, Connection, Statement
 from .rows import (
     ENTRY_COLUMNS,
     GRANT_COLUMNS,
@@ -211,18 +211,18 @@ def attach_uses(accounts: Accounts, rows: Iterable[Any]) -> None:
     """Gives counters of uses to their accounts."""
     for account_id, operation, period, period_start, uses in rows:
         if account_id in accounts:
-            accounts[account_id].uses[operation, Period(period)] = Use(to_micros(period_start), uses)
+            accounts[account_id].uses[operation, Period(period)] = Use(period_start + PG_EPOCH, uses)
 
 
 async def load_run_out(conn: Connection, accounts: Accounts, now: int) -> None:
     """Loads the reservations of these accounts that have run out, within the transaction that has locked them."""
-    names, time = text_array(accounts), iso_time(now)
+    names, time = text_array([*accounts]), iso_time(now)
     run_out, next_expiries, uses = await conn.exchange(
         (_RUN_OUT, [names, time]), (_NEXT_EXPIRIES, [names, time]), (_USES, [names])
     )
     _attach_reservations(accounts, run_out)
     for account_id, expire_time in next_expiries:
-        accounts[account_id].records.next_expiry = None if expire_time is None else to_micros(expire_time)
+        accounts[account_id].records.next_expiry = None if expire_time is None else expire_time + PG_EPOCH
     attach_uses(accounts, uses)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from ..domain.account import Account, AccountState, Grant, GrantSource
@@ -12,7 +11,7 @@ from ..domain.entry import Entry, EntryKind, parse_draws, parse_limits
 from ..domain.lots import NEVER, Lot, Pending
 from ..domain.periods import Period
 from ..domain.reservation import Reservation, ReservationState
-from ..domain.times import to_micros
+from .exchange import PG_EPOCH
 
 Row = Sequence[Any]
 
@@ -42,7 +41,7 @@ def entry_from_row(row: Row) -> Entry:
     (account_id, revision, kind, create_time, amount, cost, available, reserved, spent, forfeited, quantity,
      catalog_version, operation, request_id, fingerprint, draws, limits, usage, details, digest) = row  # fmt: skip
     return Entry(
-        account_id, revision, EntryKind(kind), to_micros(create_time), amount, cost,
+        account_id, revision, EntryKind(kind), create_time + PG_EPOCH, amount, cost,
         available, reserved, spent, forfeited, quantity, catalog_version, operation, request_id, fingerprint,
         parse_draws(draws), parse_limits(operation, limits), usage, details, digest,
     )  # fmt: skip
@@ -54,7 +53,7 @@ def account_from_row(row: Row) -> Account:
      last_time, commit_position, head_hash, lots, next_due_time, pending, allowances, reservations) = row  # fmt: skip
     return Account(
         account_id, revision, level, _STATES[state], labels, available, reserved, spent, forfeited,
-        to_micros(create_time), to_micros(last_time), commit_position, head_hash, parse_lots(lots),
+        create_time + PG_EPOCH, last_time + PG_EPOCH, commit_position, head_hash, parse_lots(lots),
         _micros(next_due_time),
         [] if pending == "[]" else parse_pending(pending),
         {} if allowances == "{}" else parse_allowances(allowances), reservations,
@@ -66,8 +65,8 @@ def grant_from_row(row: Row) -> Grant:
     (account_id, revision, amount, priority, source, create_time, reason, labels, effective_time, expire_time,
      void_time) = row  # fmt: skip
     return Grant(
-        account_id, revision, amount, priority, GrantSource(source), to_micros(create_time), reason, labels,
-        _micros(effective_time), NEVER if expire_time is None else to_micros(expire_time), _micros(void_time),
+        account_id, revision, amount, priority, GrantSource(source), create_time + PG_EPOCH, reason, labels,
+        _micros(effective_time), NEVER if expire_time is None else expire_time + PG_EPOCH, _micros(void_time),
     )  # fmt: skip
 
 
@@ -76,8 +75,8 @@ def reservation_from_row(row: Row) -> Reservation:
     (account_id, revision, operation, quantity, amount, state, create_time, expire_time, catalog_version, draws,
      metrics) = row  # fmt: skip
     return Reservation(
-        account_id, revision, operation, quantity, amount, ReservationState(state), to_micros(create_time),
-        to_micros(expire_time), catalog_version, parse_draws(draws), metrics,
+        account_id, revision, operation, quantity, amount, ReservationState(state), create_time + PG_EPOCH,
+        expire_time + PG_EPOCH, catalog_version, parse_draws(draws), metrics,
     )  # fmt: skip
 
 
@@ -144,5 +143,5 @@ def parse_allowances(text: str) -> dict[Period, int]:
     return {Period(int(period)): start for period, start in json.loads(text).items()}
 
 
-def _micros(time: datetime | None) -> int | None:
-    return None if time is None else to_micros(time)
+def _micros(time: int | None) -> int | None:
+    return None if time is None else time + PG_EPOCH
