@@ -1,5 +1,6 @@
 -- Purpose: what grants with times, allowances, reservations, refunds and purchases need. Locks: account and grant_lot, for
--- as long as one index on account takes. Rollout: before the servers that need it; older ones go on working meanwhile.
+-- as long as one index on account takes. Rollout: before the servers that need it; older ones go on working until one of
+-- those has made a grant that expires or a reservation.
 
 -- The ledger's clock, in one place: tests replace it, and nothing else does.
 CREATE FUNCTION ledger_time() RETURNS timestamptz LANGUAGE sql VOLATILE PARALLEL SAFE

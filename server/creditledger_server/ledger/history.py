@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
@@ -51,6 +52,7 @@ class History:
         self._database = database
         self._current = current
         self._settle = settle
+        self._replaying = asyncio.Semaphore(1)
 
     async def settled(self, account_id: str) -> Account:
         """The account, with everything written that was due when it was read."""
@@ -83,7 +85,8 @@ class History:
     async def past(self, account_id: str, revision: int | None, time: int | None) -> Standing:
         """An account as it stood after a revision, or at a time: recomputed from its entries."""
         await self.settled(account_id)
-        async with self._database.connection() as conn, consistent_reads(conn):
+        # One at a time, and not from the pool: a long history must not keep others from reading.
+        async with self._replaying, await self._database.connect() as conn, consistent_reads(conn):
             snapshot = await read_snapshot(conn, [account_id])
             book = await self._current.at(snapshot.catalog_version, conn)
             account = known(snapshot, account_id)

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 from ..domain.account import Account
+from ..domain.book import CatalogBook
 from ..domain.commands import Command, Settle
 from ..domain.decide import Accepted
 from ..domain.refusal import Refused
+from ..domain.settle import is_due
 from ..storage.catalogs import LedgerRow
-from ..storage.connect import Database
+from ..storage.connect import Connection, Database
 from ..storage.reads import DatabaseInfo, read_accounts, read_grants, read_info, read_snapshot
 from .catalogs import Catalogs, CurrentCatalog
 from .history import History, Standing, known, limits_of_level, not_found
@@ -94,25 +96,39 @@ class Ledger:
     async def standing(self, account_id: str) -> Standing:
         """An account's balance, limits and grants now."""
         async with self._database.connection() as conn:
-            snapshot = await read_snapshot(conn, [account_id])
-            account = known(snapshot, account_id)
-            book = await self._current.at(snapshot.catalog_version, conn)
-            settle_all(snapshot, book)
+            account, book, now = await self._read(conn, account_id)
             terms = await read_grants(conn, account_id, [lot.grant_revision for lot in account.lots])
         terms |= {grant.revision: grant for grant in account.new_grants}
         grants = tuple((terms[lot.grant_revision], lot.remaining) for lot in account.lots if lot.remaining)
-        now = max(snapshot.now, account.last_time)
         return Standing(account, limits_of_level(account, book.current, now), grants, now)
 
     async def account(self, account_id: str) -> Account:
         """One account."""
         async with self._database.connection() as conn:
-            return known(await read_snapshot(conn, [account_id]), account_id)
+            account, _, _ = await self._read(conn, account_id)
+        return account
 
     async def accounts(self, after: str, prefix: str, level: str | None, limit: int) -> list[Account]:
         """Accounts by rising id, at most ``limit`` behind ``after``."""
         async with self._database.connection() as conn:
+            found = await read_accounts(conn, after, prefix, level, limit)
+            snapshot = await read_snapshot(conn, [])
+            book = await self._current.at(snapshot.catalog_version, conn)
+        due = [each.account_id for each in found if is_due(each, book, max(snapshot.now, each.last_time))]
+        if not due:
+            return found
+        await self.settle(due)
+        async with self._database.connection() as conn:
             return await read_accounts(conn, after, prefix, level, limit)
+
+    async def _read(self, conn: Connection, account_id: str) -> tuple[Account, CatalogBook, int]:
+        """An account as it stands, the catalogs, and the time."""
+        snapshot = await read_snapshot(conn, [account_id])
+        account = known(snapshot, account_id)
+        now = max(snapshot.now, account.last_time)
+        book = await self._current.at(snapshot.catalog_version, conn)
+        settle_all(snapshot, book)
+        return account, book, now
 
     async def verify(self, account_id: str) -> AccountReport:
         """Recomputes an account from its entries; tells the first thing that does not fit."""
