@@ -860,7 +860,7 @@ class GetBalanceResponse(google.protobuf.message.Message):
 
     @property
     def read_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """Output only. The database's time of the reading."""
+        """Output only. The database's time of the reading; of a balance in the past, the time at which it stood so."""
 
     def __init__(
         self,

@@ -425,7 +425,9 @@ class Entry(google.protobuf.message.Message):
     refunds_revision: builtins.int
     """Output only. The revision of the entry that this one refunds; else 0."""
     catalog_version: builtins.int
-    """Output only. The catalog that priced the entry and held its limits; 0 where none was needed."""
+    """Output only. The catalog that priced the entry or in which its level was found; of a commit or extension the one at
+    which it was reserved, of a refund that of the refunded entry; 0 where none was needed.
+    """
     hash: builtins.bytes
     """Output only. SHA-256(hash of the previous entry ‖ this entry in canonical form), 32 bytes. docs/hash-chain.md tells how to check it."""
     level: builtins.str

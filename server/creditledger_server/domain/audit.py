@@ -233,10 +233,12 @@ class Audit:
         uses = _uses_of(entry)
         if told.get("late"):
             self._end_reservation(told, ReservationState.COMMITTED, ReservationState.EXPIRED)
-            return self._deducted(entry, told)
+            self._take(entry, entry.cost)
+            self._count(entry, uses, told["uses_version"])
+            return _Move(amount=-entry.cost, spent=entry.cost)
         reservation = self._end_reservation(told, ReservationState.COMMITTED)
         self._return(reservation, max(0, reservation.quantity - uses))
-        self._count(entry, max(0, uses - reservation.quantity))
+        self._count(entry, max(0, uses - reservation.quantity), told["uses_version"])
         consumed, returned = lots.divide(reservation.draws, entry.cost)
         for revision, amount in consumed:
             lots.put_back(self.account.lots, revision, entry.create_time, spent=amount, returned=0)
@@ -282,7 +284,7 @@ class Audit:
             alive += lots.revive(self.account.lots, grant.lot(-draw.amount), entry.create_time)
             self.account.falls_due(grant.expire_time)
         if "uses" in told:
-            return_uses(self.account, entry, told["uses"], self._book)
+            return_uses(self.account, entry.operation, told["uses"], self._book)
         return _Move(alive, 0, -amount, amount - alive)
 
     def _take(self, entry: Entry, amount: int, *, hold: bool = False) -> None:
@@ -316,9 +318,10 @@ class Audit:
         self.account.active_reservations -= before is ReservationState.ACTIVE
         return reservation
 
-    def _count(self, entry: Entry, uses: int) -> None:
+    def _count(self, entry: Entry, uses: int, version: int | None = None) -> None:
+        catalog = self._book.of_version(entry.catalog_version if version is None else version)
         if uses and entry.operation is not None:
-            for period in self._book.of_version(entry.catalog_version).counted_periods(entry.operation):
+            for period in catalog.counted_periods(entry.operation):
                 self.account.count_uses(entry.operation, period, uses, entry.create_time)
 
     def _return(self, reservation: Reservation, uses: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from . import lots
-from .account import Account, AccountState
+from .account import Account
 from .book import CatalogBook
 from .commands import (
     AdjustBalance,
@@ -107,11 +107,11 @@ def _open_account(command: OpenAccount, account: Account, book: CatalogBook, now
 
 def _update_account(command: UpdateAccount, account: Account, book: CatalogBook, now: int) -> Entry:
     """Changes level, labels or state with one entry. Closing is final: a closed account refuses this as well."""
-    check_open(account)
-    moved = command.level is not None and command.level != account.level
     if command.level is not None:
         check_level(book.current, command.level, "level")
-        account.level = command.level
+    check_open(account)
+    moved = command.level is not None and command.level != account.level
+    account.level = command.level or account.level
     if command.labels is not None:
         account.labels = canonical_json(dict(command.labels))
     account.state = command.state or account.state
@@ -127,7 +127,7 @@ def _update_account(command: UpdateAccount, account: Account, book: CatalogBook,
         catalog_version=book.version, request_id=command.request_id, fingerprint=command.fingerprint(),
         details=canonical_json(details),
     )  # fmt: skip
-    if moved and account.state is not AccountState.CLOSED:
+    if moved:
         welcome(account, book, now)
     return entry
 

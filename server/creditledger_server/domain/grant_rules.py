@@ -22,12 +22,12 @@ MAX_LIVE_GRANTS = 100
 
 def grant_credits(command: GrantCredits, account: Account, book: CatalogBook, now: int) -> Entry:
     """Gives credits, now or from a later time on."""
-    check_open(account)
-    _check_room(account, command.amount)
     expire_time = NEVER if command.expire_time is None else command.expire_time
     if expire_time <= now:
         rule = "must be later than now"
         raise Refused(Reason.FIELD_INVALID, f"expire_time {rule}", violations=(("expire_time", rule),))
+    check_open(account)
+    _check_room(account, command.amount)
     later = command.effective_time is not None and command.effective_time > now
     grant = Grant(
         account.account_id, account.revision + 1, command.amount, command.priority, GrantSource.ADMIN, now,
@@ -47,13 +47,13 @@ def grant_credits(command: GrantCredits, account: Account, book: CatalogBook, no
 
 def purchase_package(command: PurchasePackage, account: Account, book: CatalogBook, now: int) -> Entry:
     """Grants what a package brings; that the payment is new has been looked up."""
-    check_open(account)
     package = book.current.packages.get(command.package_id)
     if package is None:
         raise Refused(
             Reason.PACKAGE_UNKNOWN, f"the catalog has no package {command.package_id!r}",
-            violations=(("package_id", "not a package of the catalog"),), package=command.package_id,
+            violations=(("package_id", "not a package of the catalog"),), packageId=command.package_id,
         )  # fmt: skip
+    check_open(account)
     _check_room(account, package.credits)
     entry = _grant_now(
         account, GrantSource.PACKAGE, EntryKind.GRANTED, package.credits, now, command, "", book.version,

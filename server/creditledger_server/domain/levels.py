@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .account import Account, Grant, GrantSource
+from .account import Account, AccountState, Grant, GrantSource
 from .book import CatalogBook
 from .catalog import Allowance
 from .entry import EntryKind
@@ -38,7 +38,8 @@ def at_level(account: Account, level: str, book: CatalogBook, now: int) -> Accou
 
 def welcome(account: Account, book: CatalogBook, now: int) -> None:
     """Gives the allowance of the present period of the account's level, unless it had one of that kind in it."""
-    if allowance := book.current.levels[account.level].allowance:
+    allowance = book.current.levels[account.level].allowance
+    if allowance and account.state is not AccountState.CLOSED:
         give_allowance(account, allowance, book.version, now)
 
 

@@ -13,6 +13,8 @@ from .evaluate import check_open
 from .refusal import Reason, Refused
 from .usage import canonical_json
 
+_REFUNDABLE = (EntryKind.DEDUCTED, EntryKind.COMMITTED)
+
 
 def refund(command: Refund, account: Account, book: CatalogBook, now: int) -> Entry:
     """Gives back part or all of what is left of an entry's cost."""
@@ -26,7 +28,7 @@ def refund(command: Refund, account: Account, book: CatalogBook, now: int) -> En
             Reason.REFUND_EXCEEDS_COST, f"{left} credits of revision {charged.revision} can be refunded",
             accountId=account.account_id, refundable=left, requested=amount,
         )  # fmt: skip
-    returned = _returned(charged, before, amount)
+    returned = _in_burn_order(account, _returned(charged, before, amount))
     alive = sum(_revive(account, draw, now) for draw in returned)
     account.records.refunded[charged.revision] = before + amount
     account.records.touched_refunds.add(charged.revision)
@@ -35,7 +37,7 @@ def refund(command: Refund, account: Account, book: CatalogBook, now: int) -> En
     }  # fmt: skip
     if amount == left:
         details["uses"] = counted = _counted(charged)
-        return_uses(account, charged, counted, book)
+        return_uses(account, charged.operation, counted, book)
     return account.post(
         EntryKind.REFUNDED, now, amount=alive, refunded=amount, forfeited=amount - alive,
         quantity=charged.quantity, operation=charged.operation, catalog_version=charged.catalog_version,
@@ -44,12 +46,14 @@ def refund(command: Refund, account: Account, book: CatalogBook, now: int) -> En
     )  # fmt: skip
 
 
-def return_uses(account: Account, entry: Entry, counted: Iterable[Sequence[int]], book: CatalogBook) -> None:
-    """Takes back the uses that were ``counted`` for the operation of an entry, under the catalog that it names."""
-    assert entry.operation is not None
-    for period in book.of_version(entry.catalog_version).counted_periods(entry.operation):
-        for quantity, time in counted:
-            account.return_uses(entry.operation, period, quantity, time)
+def return_uses(
+    account: Account, operation: str | None, counted: Iterable[Sequence[int]], book: CatalogBook
+) -> None:
+    """Takes back uses: how many, when they were counted, and the version of the catalog that said for which periods."""
+    assert operation is not None
+    for quantity, time, version in counted:
+        for period in book.of_version(version).counted_periods(operation):
+            account.return_uses(operation, period, quantity, time)
 
 
 def paid_by(entry: Entry) -> tuple[Draw, ...]:
@@ -60,10 +64,20 @@ def paid_by(entry: Entry) -> tuple[Draw, ...]:
 
 
 def _returned(charged: Entry, before: int, amount: int) -> list[Draw]:
-    """Which draws go back, in burn order: from the last to the first, beyond what earlier refunds gave back."""
+    """Which draws go back: from the last to the first, beyond what earlier refunds gave back."""
     left, _ = lots.divide(paid_by(charged), charged.cost - before)
     _, returned = lots.divide(left, charged.cost - before - amount)
     return returned
+
+
+def _in_burn_order(account: Account, draws: Iterable[Draw]) -> list[Draw]:
+    """The same with each grant once: a commit may have drawn from one by its reservation and besides."""
+    amounts: dict[int, int] = {}
+    for revision, amount in draws:
+        amounts[revision] = amounts.get(revision, 0) + amount
+    grants = sorted((grant.priority, grant.expire_time, grant.revision)
+                    for grant in map(account.records.grants.__getitem__, amounts))  # fmt: skip
+    return [Draw(revision, amounts[revision]) for _, _, revision in grants]
 
 
 def _revive(account: Account, draw: Draw, now: int) -> int:
@@ -74,24 +88,30 @@ def _revive(account: Account, draw: Draw, now: int) -> int:
     return alive
 
 
-def _counted(charged: Entry) -> list[tuple[int, int]]:
-    """The uses that an entry counted, with the time of each; of a commit in time, its reservation counted some."""
-    told = charged.told()
+def _counted(charged: Entry) -> list[tuple[int, int, int]]:
+    """The uses that an entry counted, as ``return_uses`` takes them; some of a commit were counted when reserved."""
+    told, version = charged.told(), charged.catalog_version
     early = min(charged.quantity, told.get("reserved_quantity", 0))
-    counted = [(early, told.get("reserved_time_us", 0)), (charged.quantity - early, charged.create_time)]
-    return [(quantity, time) for quantity, time in counted if quantity]
+    counted = [
+        (early, told.get("reserved_time_us", 0), version),
+        (charged.quantity - early, charged.create_time, told.get("uses_version", version)),
+    ]
+    return [uses for uses in counted if uses[0]]
 
 
 def _find(account: Account, revision: int) -> Entry:
     entry = account.records.entries.get(revision)
-    if entry is None and any(each.revision == revision for each in account.written):
-        raise NotLoaded(f"revision {revision}")  # nor are the grants that paid for it
+    written = [each for each in account.written if each.revision == revision]
+    if entry is None and written:
+        if written[0].kind in _REFUNDABLE:
+            raise NotLoaded(f"revision {revision}")  # nor are the grants that paid for it
+        entry = written[0]
     if entry is None:
         raise Refused(
             Reason.ENTRY_NOT_FOUND, f"account {account.account_id!r} has no entry of revision {revision}",
             accountId=account.account_id, revision=revision,
         )  # fmt: skip
-    if entry.kind not in (EntryKind.DEDUCTED, EntryKind.COMMITTED):
+    if entry.kind not in _REFUNDABLE:
         rule = "must be that of a deduction or commit"
         raise Refused(Reason.FIELD_INVALID, f"revision {rule}", violations=(("revision", rule),))
     return entry

@@ -144,7 +144,7 @@ def _commit_in_time(
     account.active_reservations -= 1
     account.touched_terms = True
     return_uses(account, charge.pinned, reservation, max(0, reservation.quantity - charge.uses))
-    _count(account, charge.pinned, reservation, more_uses, now)
+    _count(account, book.current, reservation, more_uses, now)
     consumed, returned = lots.divide(reservation.draws, charge.cost)
     alive = _settle_hold(account, consumed, returned, now)
     taken = lots.take(account.lots, more)
@@ -152,7 +152,7 @@ def _commit_in_time(
     draws = tuple(Draw(draw.grant_revision, -draw.amount) for draw in returned) + taken
     details = _details(
         reservation, released=released or None, paid=draws_text((*consumed, *taken)),
-        reserved_time_us=reservation.create_time, reserved_quantity=reservation.quantity,
+        reserved_time_us=reservation.create_time, reserved_quantity=reservation.quantity, uses_version=book.version,
     )  # fmt: skip
     return account.post(
         EntryKind.COMMITTED, now, amount=alive - more, cost=charge.cost, reserved=-reservation.amount,
@@ -174,11 +174,12 @@ def _commit_late(
     except Refused as denial:
         raise _ended(reservation, f", and {denial.message}") from None
     set_reservation(account, reservation._replace(state=ReservationState.COMMITTED))
-    _count(account, charge.pinned, reservation, charge.uses, now)
+    _count(account, book.current, reservation, charge.uses, now)
     draws = lots.take(account.lots, charge.cost)
+    details = _details(reservation, late=True, uses_version=book.version)
     return account.post(
         EntryKind.COMMITTED, now, amount=-charge.cost, cost=charge.cost, draws=draws,
-        **_committed(command, account, reservation, charge, book, now, _details(reservation, late=True)),
+        **_committed(command, account, reservation, charge, book, now, details),
     )  # fmt: skip
 
 

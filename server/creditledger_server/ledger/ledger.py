@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import cast
 
 from ..domain.account import Account
@@ -132,6 +133,8 @@ class Ledger:
 
     async def verify(self, account_id: str) -> AccountReport:
         """Recomputes an account from its entries; tells the first thing that does not fit."""
+        with suppress(Refused):  # what cannot be settled can still be verified
+            await self.history.settled(account_id)
         # One at a time, and not from the pool: a long history must not keep others from reading.
         async with self._verifying, await self._database.connect() as conn:
             report = await verify_account(conn, account_id)

@@ -79,7 +79,9 @@ def metadata(refusal: Refused) -> dict[str, str]:
     """What ErrorInfo tells: the refusal's own values, and at which revision and time it was decided."""
     told = dict(refusal.metadata)
     if refusal.revision is not None and refusal.decide_time is not None:
-        told["revision"] = str(refusal.revision)
+        told.setdefault(
+            "revision", str(refusal.revision)
+        )  # of an entry that was not found, it is the one asked for
         told["decideTime"] = iso_time(refusal.decide_time)
     return told
 
