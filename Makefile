@@ -19,7 +19,7 @@ protoc = PATH="$(PROTO_BIN):$$PATH" $(PROTO_BIN)/python -m grpc_tools.protoc -Ip
 	--grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) protos/creditledger/v1/*.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test mutants faults faults-long bench bench-growth bench-breakdown check check-code check-types check-layers check-protos check-stubs proto clean
+.PHONY: help run install test model mutants faults faults-long bench bench-growth bench-breakdown check check-code check-types check-layers check-protos check-stubs proto clean
 
 help: ## List what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ faults: .venv/.dev ## Kill, stop, cut and overload it, and check every answer; F
 
 faults-long: .venv/.dev ## The same in random order with new seeds for MINUTES=60
 	@$(FAULTS) --minutes $(or $(MINUTES),60)
+
+model: .venv/.dev ## Ask a ledger and a model of it the same, step by step; STEPS=100000 SEED=7
+	@PYTHONPATH=tests/support:tests/model $(BIN)/python tests/model/model_run.py $(if $(STEPS),--steps $(STEPS)) \
+		$(if $(SEED),--seed $(SEED)) $(if $(EXAMPLE),--example $(EXAMPLE))
 
 mutants: .venv/.dev ## Seed one bug after the other and see that its test finds it; ONLY=words chooses some
 	@$(BIN)/python -m tests.mutants.run $(ONLY)

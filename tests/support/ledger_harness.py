@@ -64,9 +64,11 @@ class Postgres:
 class ServerProcess:
     """A server in a process of its own, on a free port of 127.0.0.1."""
 
-    def __init__(self, dsn: str, *options: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, dsn: str, *options: str, env: dict[str, str] | None = None, catalog: Path | None = CATALOG
+    ) -> None:
         command = [sys.executable, "-m", "creditledger_server.cli", "serve", "--database-url", dsn]
-        command += ["--listen", "127.0.0.1:0", "--catalog", str(CATALOG), *options]
+        command += ["--listen", "127.0.0.1:0", *options, *(["--catalog", str(catalog)] if catalog else [])]
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
         self._logged = ""
         self.process = subprocess.Popen(
