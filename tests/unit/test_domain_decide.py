@@ -8,18 +8,15 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain, combinations
 
 import pytest
-from creditledger_server.domain.account import Account, AccountState, Lot
+from creditledger_server.domain.account import Account, AccountState
+from creditledger_server.domain.book import CatalogBook, CatalogVersion
 from creditledger_server.domain.catalog_document import parse_catalog
 from creditledger_server.domain.commands import Command, Deduct, GrantCredits, OpenAccount
-from creditledger_server.domain.decide import (
-    MAX_LIVE_GRANTS,
-    Accepted,
-    Evaluation,
-    check_level,
-    decide,
-    evaluate,
-)
+from creditledger_server.domain.decide import Accepted, decide
 from creditledger_server.domain.entry import Draw, Entry, EntryKind, LimitState
+from creditledger_server.domain.evaluate import Evaluation, check_level, evaluate
+from creditledger_server.domain.grant_rules import MAX_LIVE_GRANTS
+from creditledger_server.domain.lots import NEVER, Lot
 from creditledger_server.domain.names import MAX_AMOUNT, MAX_BALANCE, MAX_QUANTITY
 from creditledger_server.domain.periods import Period
 from creditledger_server.domain.refusal import Reason, Refused
@@ -51,6 +48,7 @@ limits = [ { operation = "script", period = "month", limit = -1 },
 """)
 )
 VERSION = 7
+BOOK = CatalogBook([CatalogVersion(VERSION, CATALOG, 0)])
 
 
 def micros(*date: int) -> int:
@@ -64,7 +62,7 @@ NEXT_MONTH = micros(2026, 12, 1)
 
 
 def do(command: Command, account: Account, now: int = NOW) -> Accepted:
-    return decide(command, account, CATALOG, VERSION, now)
+    return decide(command, account, BOOK, now)
 
 
 def refusal(command: Command, account: Account, now: int = NOW) -> Refused:
@@ -504,8 +502,8 @@ def test_a_grant_is_a_lot_an_entry_and_its_terms() -> None:
     entry = do(GrantCredits("g", "ann", 8, -3, "sorry", {"by": "bob"}), account, NOW + 5).entry
     assert (entry.kind, entry.amount, entry.cost, entry.available) == (EntryKind.GRANTED, 8, 0, 8)
     assert entry.details == '{"labels":{"by":"bob"},"priority":-3,"reason":"sorry","source":1}'
-    assert account.lots == [Lot(-3, 2, 8)]
-    assert account.new_grants == [("ann", 2, 8, -3, 1, NOW + 5, "sorry", '{"by":"bob"}')]
+    assert account.lots == [Lot(-3, NEVER, 2, 8)]
+    assert account.new_grants == [("ann", 2, 8, -3, 1, NOW + 5, "sorry", '{"by":"bob"}', None, NEVER, None)]
 
 
 @pytest.mark.parametrize(
@@ -585,7 +583,7 @@ def rich(granted: int, *, spent: int = 0) -> Account:
     """An account that was granted so much in all, as loaded from the database."""
     account = opened()
     account.available, account.spent = granted - spent, spent
-    account.lots = [Lot(0, 1, granted - spent)]
+    account.lots = [Lot(0, NEVER, 1, granted - spent)]
     return account
 
 
@@ -675,12 +673,13 @@ def test_a_limit_resets_at_the_first_microsecond_of_the_next_period(period: Peri
             },
         }
     )
+    book = CatalogBook([CatalogVersion(1, catalog, 0)])
     account = opened(9)
-    decide(use(quantity=2), account, catalog, 1, NOW)
+    decide(use(quantity=2), account, book, NOW)
     with pytest.raises(Refused) as caught:
-        decide(use(request_id="too early"), account, catalog, 1, next_period - 1)
+        decide(use(request_id="too early"), account, book, next_period - 1)
     assert caught.value.retry_after == 1
-    entry = decide(use(request_id="in time"), account, catalog, 1, next_period).entry
+    entry = decide(use(request_id="in time"), account, book, next_period).entry
     assert [state.used for state in entry.limits] == [1]
 
 

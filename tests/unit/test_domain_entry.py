@@ -97,7 +97,17 @@ def test_the_numbers_of_kinds_are_pinned() -> None:
         "LEVEL_CHANGED": 2,
         "GRANTED": 3,
         "DEDUCTED": 4,
+        "RESERVED": 5,
+        "COMMITTED": 6,
+        "RELEASED": 7,
+        "RESERVATION_EXPIRED": 8,
+        "EXTENDED": 9,
+        "REFUNDED": 10,
+        "GRANT_EXPIRED": 11,
+        "GRANT_VOIDED": 12,
+        "ADJUSTED": 13,
         "STATE_CHANGED": 14,
+        "GRANT_STARTED": 15,
     }
 
 
@@ -215,16 +225,11 @@ def test_no_text_is_no_draws_and_no_limits(absent: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("details", "key", "text"),
-    [
-        ('{"level":"pro"}', "level", "pro"),
-        ('{"level":"pro"}', "reason", "none"),
-        ('{"reason":""}', "reason", ""),
-        (None, "level", "none"),
-    ],
+    ("details", "told"),
+    [('{"level":"pro"}', {"level": "pro"}), ('{"reason":""}', {"reason": ""}), (None, {})],
 )
-def test_a_detail_is_told_or_its_default(details: str | None, key: str, text: str) -> None:
-    assert OPENED._replace(details=details).detail(key, "none") == text
+def test_details_are_told_as_a_dictionary(details: str | None, told: dict[str, str]) -> None:
+    assert OPENED._replace(details=details).told() == told
 
 
 def test_granted_is_the_sum_of_where_it_went() -> None:

@@ -28,6 +28,11 @@ PINNED: list[tuple[Command, str]] = [
 ]
 
 
+def changed(command: Any, **fields: object) -> Any:
+    """A copy of a command with other fields: one is a tuple, because so many are made, the others are dataclasses."""
+    return command._replace(**fields) if isinstance(command, tuple) else replace(command, **fields)
+
+
 @pytest.mark.parametrize(("command", "pinned"), PINNED)
 def test_fingerprints_are_pinned(command: Command, pinned: str) -> None:
     assert command.fingerprint().hex() == pinned
@@ -59,7 +64,7 @@ def test_fingerprints_are_pinned(command: Command, pinned: str) -> None:
 def test_every_field_that_means_something_changes_the_fingerprint(
     command: Any, name: str, value: object
 ) -> None:
-    assert replace(command, **{name: value}).fingerprint() != command.fingerprint()
+    assert changed(command, **{name: value}).fingerprint() != command.fingerprint()
 
 
 @pytest.mark.parametrize(
@@ -79,18 +84,18 @@ def test_every_field_that_means_something_changes_the_fingerprint(
     ],
 )
 def test_every_field_of_the_usage_changes_the_fingerprint(name: str, value: object) -> None:
-    changed = replace(DEDUCT, usage=replace(USAGE, **{name: value}))  # type: ignore[arg-type]
-    assert changed.fingerprint() != DEDUCT.fingerprint()
+    other = changed(DEDUCT, usage=replace(USAGE, **{name: value}))  # type: ignore[arg-type]
+    assert other.fingerprint() != DEDUCT.fingerprint()
 
 
 @pytest.mark.parametrize("command", [DEDUCT, OPEN, GRANT])
 def test_the_request_id_is_not_part_of_the_fingerprint(command: Any) -> None:
-    assert replace(command, request_id="other").fingerprint() == command.fingerprint()
+    assert changed(command, request_id="other").fingerprint() == command.fingerprint()
 
 
 def test_the_order_of_maps_does_not_change_the_fingerprint() -> None:
     usage = replace(USAGE, metrics={"pages": 1, "tokens": 5}, metadata={"a": "ü", "b": [1.5, None]})
-    assert replace(DEDUCT, usage=usage).fingerprint() == DEDUCT.fingerprint()
+    assert changed(DEDUCT, usage=usage).fingerprint() == DEDUCT.fingerprint()
     assert replace(OPEN, labels={"a": "ü", "b": "2"}).fingerprint() == OPEN.fingerprint()
     assert replace(GRANT, labels={"a": "1", "b": "2"}).fingerprint() == GRANT.fingerprint()
 

@@ -11,6 +11,7 @@ from creditledger.v1 import credit_ledger_pb2 as pb
 from creditledger.v1 import resources_pb2
 from creditledger.v1.error_reason_pb2 import ErrorReason
 from creditledger_server.domain.account import Account
+from creditledger_server.domain.book import CatalogBook, CatalogVersion
 from creditledger_server.domain.catalog_document import parse_catalog
 from creditledger_server.domain.commands import Command, Deduct, GrantCredits, OpenAccount
 from creditledger_server.domain.decide import Accepted, decide
@@ -25,6 +26,7 @@ from creditledger_server.watch.stream import Message, Signal
 CATALOG = parse_catalog(
     {"default_level": "free", "operations": {"voice": {"price": {"flat": 5}}}, "levels": {"free": {}}}
 )
+BOOK = CatalogBook([CatalogVersion(1, CATALOG, 0)])
 
 
 class Notes:
@@ -35,9 +37,10 @@ class Notes:
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
+        self.history = self  # asked for entries
         self.account = Account("ann")
-        decide(OpenAccount("open", "ann"), self.account, CATALOG, 1, 0)
-        decide(GrantCredits("grant", "ann", 12), self.account, CATALOG, 1, 0)
+        decide(OpenAccount("open", "ann"), self.account, BOOK, 0)
+        decide(GrantCredits("grant", "ann", 12), self.account, BOOK, 0)
         self.lanes: LaneGroup[Command, Accepted] = LaneGroup(
             [Lane(self.serve, queue_limit=9_999, round_limit=100)], lambda _: 0
         )
@@ -45,7 +48,7 @@ class Notes:
     async def serve(self, tickets: Sequence[Ticket[Command, Accepted]]) -> None:
         for ticket in tickets:
             try:
-                ticket.answer(decide(ticket.request, self.account, CATALOG, 1, 0))
+                ticket.answer(decide(ticket.request, self.account, BOOK, 0))
             except Refused as refused:
                 ticket.answer(refused)
 
