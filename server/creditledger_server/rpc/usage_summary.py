@@ -19,7 +19,7 @@ MAX_RESPONSE_BYTES = 4 << 20  # what grpc clients take unless told otherwise
 MAX_INT64 = 2**63 - 1
 
 # As IANA writes them. What else lies beside them on a disk ("localtime", "posixrules") is not the same everywhere.
-_ZONE = re.compile(r"\A[A-Z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*\Z")
+_ZONE = re.compile(r"\A[A-Z][A-Za-z0-9_+-]{0,31}(/[A-Za-z0-9_+-]{1,32}){0,2}\Z")
 
 
 def query(request: pb.SummarizeUsageRequest) -> UsageQuery:

@@ -5,6 +5,7 @@ The tables are described in migration 0004, the idea in docs/decisions/0010.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -240,20 +241,20 @@ async def read_summary(
     No ``operations``: all. ``extent`` is as of the same moment, so within ``consistent_reads``.
     """
     found: dict[tuple[int, str], UsageSums] = {}
-    for start, end in _pieces(span):
+    for piece in _pieces(span):
         parameters = (
             account_id,
-            iso_time(start),
-            iso_time(end),
-            time_array(map(iso_time, span.starts)),
+            iso_time(piece.start),
+            iso_time(piece.end),
+            time_array(map(iso_time, piece.starts)),
             text_array(operations) if operations else None,
             extent.rolled_up_chunks,
-            time_array(iso_time(time - time % QUARTER) for time in (start, end)),
+            time_array(iso_time(time - time % QUARTER) for time in (piece.start, piece.end)),
         )
         sums, metrics = await conn.exchange(
             (_SUMS, (*parameters, MAX_ROWS + 1)), (_METRICS, (*parameters, MAX_METRICS + 1))
         )
-        _add(found, span.starts, sums, metrics)
+        _add(found, piece.starts, sums, metrics)
     return [found[key] for key in sorted(found)]
 
 
@@ -335,13 +336,14 @@ def _differences(expected: Sequence[Row], stored: Sequence[Row]) -> list[Wrong]:
     return [(quarter_start, operation) for quarter_start, _, operation in wrong]
 
 
-def _pieces(span: Span) -> Iterator[tuple[int, int]]:
+def _pieces(span: Span) -> Iterator[Span]:
     """The span in parts that one statement each can sum; they meet on quarters of an hour, which cuts no rollup."""
-    start, next_start = span.start, span.start - span.start % QUARTER + _PIECE
-    while next_start < span.end:
-        yield start, next_start
-        start, next_start = next_start, next_start + _PIECE
-    yield start, span.end
+    start = span.start
+    while start < span.end:
+        end = min(start - start % QUARTER + _PIECE, span.end)
+        starts = span.starts[bisect_right(span.starts, start) - 1 : bisect_left(span.starts, end)]
+        yield Span(start, end, starts)
+        start = end
 
 
 def _add(
@@ -351,10 +353,10 @@ def _add(
     metrics: Sequence[Row],
 ) -> None:
     for bucket, operation, *more in sums:
-        row = found.setdefault((bucket, operation), UsageSums(starts[bucket - 1], operation))
-        row.add(*map(int, more))
+        start = starts[bucket - 1]
+        found.setdefault((start, operation), UsageSums(start, operation)).add(*map(int, more))
     if len(found) > MAX_ROWS or len(metrics) > MAX_METRICS:
         raise SummaryTooLarge
     for bucket, operation, name, total in metrics:
-        row = found[bucket, operation]
-        row.metrics[name] = row.metrics.get(name, 0) + int(total)
+        totals = found[starts[bucket - 1], operation].metrics
+        totals[name] = totals.get(name, 0) + int(total)
