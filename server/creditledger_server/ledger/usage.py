@@ -8,7 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 from ..domain.refusal import Reason, Refused
-from ..domain.times import iso_time, to_micros
+from ..domain.times import iso_time
 from ..domain.usage_summary import (
     MAX_ROWS,
     SummaryTooLarge,
@@ -160,5 +160,6 @@ def _words(wrong: Sequence[Wrong]) -> list[str]:
     if not wrong:
         return []
     time, operation = wrong[0]
-    since = iso_time(to_micros(time))
-    return [f"{len(wrong)} sums of usage do not match the entries, first that of {operation} from {since}"]
+    return [
+        f"{len(wrong)} sums of usage do not match the entries, first that of {operation} from {iso_time(time)}"
+    ]

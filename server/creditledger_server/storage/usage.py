@@ -7,21 +7,20 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from typing import Final, NamedTuple
 
-from ..domain.times import iso_time, to_micros
+from ..domain.times import iso_time
 from ..domain.usage_summary import MAX_METRICS, MAX_ROWS, QUARTER, SummaryTooLarge, UsageSums
 from .arrays import text_array, time_array
 from .connect import Connection
 from .errors import translated
-from .exchange import Row, Statement
+from .exchange import PG_EPOCH, Row, Statement
 
 CHUNK: Final = 1_000
 """How many entries of an account are summed together. Stored sums depend on it: it never changes."""
 
-_ROUND = 10
-"""How many chunks one transaction sums; as long other servers wait that would sum the same account."""
+_ROUND = 5
+"""How many chunks one transaction sums: the streams of all accounts wait for it (docs/decisions/0003)."""
 
 _PIECE = 180 * 86_400_000_000
 """How much time one statement sums, in microseconds: however long a history is, no statement takes longer for it."""
@@ -70,8 +69,8 @@ class Span(NamedTuple):
     starts: Sequence[int]
 
 
-Wrong = tuple[datetime, str]
-"""The quarter of an hour and the operation of a rollup that does not match the entries."""
+Wrong = tuple[int, str]
+"""The quarter of an hour, in microseconds, and the operation of a rollup that does not match the entries."""
 
 
 class Position(NamedTuple):
@@ -278,7 +277,13 @@ async def compare(conn: Connection, account_id: str, extent: Extent, chunk: int,
     upto = min(chunk + _ROUND, extent.rolled_up_chunks)
     expected = await conn.fetch(_SUM_CHUNKS, account_id, chunk, upto)
     last = upto == extent.rolled_up_chunks
-    end = _END if last else Position(str(expected[-1][0]), expected[-1][1]) if expected else after
+    end = (
+        _END
+        if last
+        else Position(iso_time(expected[-1][0] + PG_EPOCH), expected[-1][1])
+        if expected
+        else after
+    )
     stored = await conn.fetch(_STORED, account_id, *after, *end)
     return Window(None if last else upto, end, _differences(expected, stored))
 
@@ -324,7 +329,7 @@ async def _locked_extent(conn: Connection, account_id: str) -> Extent:
 
 def _extent(row: Row) -> Extent:
     revision, rolled_up, *times = row
-    return Extent(revision, rolled_up, *map(to_micros, times))
+    return Extent(revision, rolled_up, *(time + PG_EPOCH for time in times))
 
 
 def _differences(expected: Sequence[Row], stored: Sequence[Row]) -> list[Wrong]:
@@ -333,7 +338,7 @@ def _differences(expected: Sequence[Row], stored: Sequence[Row]) -> list[Wrong]:
         return []
     should, found = ({row[:3]: row for row in rows} for rows in (expected, stored))
     wrong = sorted(key for key in should.keys() | found.keys() if should.get(key) != found.get(key))
-    return [(quarter_start, operation) for quarter_start, _, operation in wrong]
+    return [(quarter_start + PG_EPOCH, operation) for quarter_start, _, operation in wrong]
 
 
 def _pieces(span: Span) -> Iterator[Span]:
