@@ -14,6 +14,8 @@ import psycopg
 import pytest
 from creditledger.v1 import credit_ledger_pb2 as pb
 from creditledger.v1 import resources_pb2
+from creditledger_server.ledger.usage import rebuild_usage
+from creditledger_server.ledger.verify import verify_ledger
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from ledger_calls import FAILED, KNOWN, Failure, Ledger, deduction, serving, unique
@@ -184,6 +186,24 @@ def test_servers_that_sum_the_same_account_at_once_agree(dsn: str) -> None:
     assert all(rows == expected(uses, DAY) for rows in answers)
     with psycopg.connect(dsn) as conn:
         assert conn.execute("SELECT revision FROM usage_rollup_head").fetchall() == [(23_000,)]
+
+
+async def test_verification_compares_the_sums_too(dsn: str) -> None:
+    with serving(dsn) as (_, ledger):
+        account = ledger.open(credits_=2_000)
+        ledger.call(pb.BatchDeductRequest(requests=[deduction(account) for _ in range(1_000)]))
+        assert summarize(ledger, account) == expected(listed_uses(ledger, account))
+    assert (await verify_ledger(dsn, lambda _done, _total: None)).mismatches == []
+    with psycopg.connect(dsn) as conn:
+        assert conn.execute("UPDATE usage_rollup SET credits = credits + 1").rowcount
+
+    report = await verify_ledger(dsn, lambda _done, _total: None)
+
+    [mismatch] = report.mismatches
+    assert mismatch.startswith(f"{account}: ")
+    assert "sums of usage do not match the entries, first that of chat_refinement from" in mismatch
+    assert (await rebuild_usage(dsn, lambda _accounts: None)).differences
+    assert (await verify_ledger(dsn, lambda _done, _total: None)).mismatches == []
 
 
 BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
