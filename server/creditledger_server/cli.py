@@ -1,4 +1,4 @@
-"""The command line: serve, migrate, catalog, verify.
+"""The command line: serve, migrate, catalog, verify, rebuild-usage.
 
 Whatever goes wrong is told in one line on stderr, with exit status 1. What a command needs is imported when it runs, so
 that ``--help`` and ``catalog check`` are there at once.
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
     from .domain.catalog import Catalog
+    from .ledger.usage import Rebuilt
     from .ledger.verify import Report
 
 _Function = TypeVar("_Function", bound="Callable[..., Any]")
@@ -255,6 +256,26 @@ def verify(database_url: str | None, embedded: Path | None) -> None:
         raise click.exceptions.Exit(1)
 
 
+@main.command("rebuild-usage")
+@_database_options
+def rebuild_usage(database_url: str | None, embedded: Path | None) -> None:
+    """Recompute the sums of SummarizeUsage from the entries.
+
+    Replaces what does not match the entries, sums what nobody has asked for yet, and may run beside servers. Exit
+    status 1 if anything had to be replaced; then each account concerned has a line of its own.
+    """
+    with _database(_settings(database_url=database_url, embedded=embedded)) as dsn:
+        from .storage import schema
+
+        schema.check(dsn)
+        rebuilt = _rebuild_usage(dsn)
+    click.echo(f"accounts={rebuilt.accounts} entries={rebuilt.entries} differences={rebuilt.differences}")
+    for line in rebuilt.lines:
+        click.echo(line)
+    if rebuilt.differences:
+        raise click.exceptions.Exit(1)
+
+
 def _settings(**options: object) -> Settings:
     try:
         return load_settings(**options)
@@ -312,6 +333,18 @@ def _verify(dsn: str) -> Report:
         task = progress.add_task("verifying", total=None)
         return asyncio.run(
             verify_ledger(dsn, lambda done, total: progress.update(task, completed=done, total=total))
+        )
+
+
+def _rebuild_usage(dsn: str) -> Rebuilt:
+    from rich.console import Console
+
+    from .ledger.usage import rebuild_usage
+
+    console = Console(stderr=True)
+    with console.status("rebuilding") as status:
+        return asyncio.run(
+            rebuild_usage(dsn, lambda accounts: status.update(f"rebuilding: {accounts} accounts"))
         )
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg
 import pytest
 from creditledger import CreditLedgerClient
+from creditledger.v1 import credit_ledger_pb2 as pb
 from creditledger_server.config import settings_table
+from ledger_calls import Ledger
 from ledger_harness import ROOT, ServerProcess, running_server
+from usage_histories import expected, random_uses, told_rows, write_history
 
 PAGE = "docs/operations.md"
 ROLE, PASSWORD = "creditledger", "change me"
@@ -51,6 +55,17 @@ def test_server_serves_as_the_role_of_the_page(role_dsn: str) -> None:
             assert next(watch).snapshot.balance.available == 5
         catalog = ledger.get_catalog().catalog
         assert ledger.update_catalog(catalog, expected_version=1).catalog.version == 2
+
+
+def test_server_sums_usage_as_the_role_of_the_page(dsn: str, role_dsn: str) -> None:
+    start = datetime(2026, 3, 1, tzinfo=UTC)
+    uses = random_uses(1, 2_500, start, start + timedelta(days=2))
+    with psycopg.connect(dsn) as conn:
+        write_history(conn, "user-1", uses)
+    with running_server(role_dsn) as server, Ledger(server.target) as ledger:
+        answer = ledger.call(pb.SummarizeUsageRequest(account_id="user-1"))
+    assert told_rows(answer) == expected(uses)
+    assert _execute(dsn, "SELECT revision FROM usage_rollup_head") == [(2_000,)]
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 from creditledger_server import embedded
 from ledger_harness import CATALOG, ServerProcess
+from usage_histories import random_uses, write_history
 
 COMMAND = [sys.executable, "-m", "creditledger_server.cli"]
 
@@ -44,7 +46,8 @@ def bad_catalog(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "serve", "migrate", "migrate up", "migrate status", "catalog check", "verify"]
+    "command",
+    ["", "serve", "migrate", "migrate up", "migrate status", "catalog check", "verify", "rebuild-usage"],
 )
 def test_help_teaches(command: str) -> None:
     result = _run(*command.split(), "--help")
@@ -89,7 +92,7 @@ def test_a_bad_setting_is_told_in_a_line() -> None:
     assert "--insecure" in _failure("serve", "--listen", "0.0.0.0:50051")
 
 
-@pytest.mark.parametrize("command", ["serve", "migrate up", "migrate status", "verify"])
+@pytest.mark.parametrize("command", ["serve", "migrate up", "migrate status", "verify", "rebuild-usage"])
 def test_an_unreachable_database_is_told_in_a_line(command: str) -> None:
     url = "postgresql://u:secret@127.0.0.1:1/x"
     line = _failure(*command.split(), CREDITLEDGER_DATABASE_URL=url)
@@ -100,7 +103,7 @@ def test_an_unreachable_database_is_told_in_a_line(command: str) -> None:
 def test_a_database_of_another_version_is_told_in_a_line(dsn: str) -> None:
     with psycopg.connect(dsn) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    for command in ("serve", "serve --migrate", "migrate up", "verify"):
+    for command in ("serve", "serve --migrate", "migrate up", "verify", "rebuild-usage"):
         assert "9999" in _failure(*command.split(), "--database-url", dsn)
     with psycopg.connect(dsn) as connection:
         connection.execute("DELETE FROM alembic_version")
@@ -123,6 +126,33 @@ def test_verify_counts(server: ServerProcess, dsn: str) -> None:
     assert server.stop() == 0
     result = _run("verify", "--database-url", dsn)
     assert (result.returncode, result.stdout) == (0, "accounts=0 entries=0 mismatches=0\n")
+
+
+def test_rebuild_usage_counts_and_tells_what_it_repaired(dsn: str) -> None:
+    start = datetime(2026, 3, 1, tzinfo=UTC)
+    with psycopg.connect(dsn) as connection:
+        write_history(connection, "user-1", random_uses(1, 2_500, start, start + timedelta(days=9)))
+        write_history(connection, "user-2", random_uses(2, 999, start, start + timedelta(days=9)))
+    first = _run("rebuild-usage", "--database-url", dsn)
+    assert (first.returncode, first.stdout, first.stderr) == (
+        0,
+        "accounts=1 entries=2000 differences=0\n",
+        "",
+    )
+
+    with psycopg.connect(dsn) as connection:
+        connection.execute("UPDATE usage_rollup SET uses = uses + 1 WHERE operation = 'voice_creation'")
+        [(count, since)] = connection.execute(
+            "SELECT count(*), min(quarter_start) FROM usage_rollup WHERE operation = 'voice_creation'"
+        ).fetchall()
+    second, third = (_run("rebuild-usage", "--database-url", dsn) for _ in range(2))
+
+    assert (second.returncode, second.stderr, third.stdout) == (1, "", first.stdout)
+    assert second.stdout == (
+        f"accounts=1 entries=2000 differences={count}\n"
+        f"user-1: {count} sums of usage do not match the entries, first that of voice_creation from"
+        f" {since:%Y-%m-%dT%H:%M}:00.000000Z\n"
+    )
 
 
 def _serve(folder: Path) -> tuple[subprocess.Popen[str], str]:

@@ -38,8 +38,8 @@ from ledger_load import rows
 
 SERVED_ON_ACCOUNTS: list[type[Message]] = [
     pb.CanPerformRequest, pb.DeductRequest, pb.GetBalanceRequest, pb.GetEntryRequest, pb.ListEntriesRequest,
-    pb.WatchUsageRequest, admin_pb.GetAccountRequest, admin_pb.GrantCreditsRequest, admin_pb.UpdateAccountRequest,
-    admin_pb.VerifyAccountRequest,
+    pb.SummarizeUsageRequest, pb.WatchUsageRequest, admin_pb.GetAccountRequest, admin_pb.GrantCreditsRequest,
+    admin_pb.UpdateAccountRequest, admin_pb.VerifyAccountRequest,
 ]  # fmt: skip
 MUTATIONS = (pb.DeductRequest, admin_pb.GrantCreditsRequest, admin_pb.UpdateAccountRequest)
 
@@ -77,7 +77,9 @@ def test_an_unknown_account(ledger: Ledger, nobody: str, kind: type[Message]) ->
 
 
 @pytest.mark.parametrize(
-    "kind", [pb.CanPerformRequest, *MUTATIONS, pb.GetBalanceRequest], ids=lambda kind: kind.__name__
+    "kind",
+    [pb.CanPerformRequest, *MUTATIONS, pb.GetBalanceRequest, pb.SummarizeUsageRequest],
+    ids=lambda kind: kind.__name__,
 )
 def test_an_unknown_account_is_decided_at_revision_0(
     ledger: Ledger, nobody: str, kind: type[Message]

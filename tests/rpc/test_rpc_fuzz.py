@@ -57,6 +57,10 @@ def templates() -> list[Message]:
             account_id="unknown-5", page_size=5, page_token="x", order=pb.ENTRY_ORDER_OLDEST_FIRST, from_revision=1,
             to_revision=9, start_time=Timestamp(seconds=1), end_time=Timestamp(seconds=2), kinds=KINDS, operation="o",
         ),
+        pb.SummarizeUsageRequest(
+            account_id="unknown-11", operations=["o", "p"], start_time=Timestamp(seconds=1),
+            end_time=Timestamp(seconds=2), bucket=pb.USAGE_BUCKET_WEEK, time_zone="Europe/Berlin",
+        ),
         pb.WatchUsageRequest(account_ids=["unknown-6", "unknown-7"], cursor="x", kinds=KINDS),
         admin_pb.OpenAccountRequest(request_id="o", account_id="opened", level="no_such_level", labels={"k": "v"}),
         admin_pb.GetAccountRequest(account_id="unknown-8"),

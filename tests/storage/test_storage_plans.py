@@ -15,13 +15,13 @@ import pytest
 from creditledger_server.domain.account import Account, Grant
 from creditledger_server.domain.entry import EntryKind
 from creditledger_server.domain.periods import Period
-from creditledger_server.storage import batch, commits, reads
+from creditledger_server.storage import batch, commits, reads, usage
 from creditledger_server.storage.arrays import text_array
 from creditledger_server.storage.connect import Connection, Database
 
 HOT_ENTRIES = 200_000
 OTHERS = 500
-TABLES = {"account", "entry", "grant_lot", "limit_use", "commit_log"}
+TABLES = {"account", "entry", "grant_lot", "limit_use", "commit_log", "usage_rollup", "usage_rollup_head"}
 
 _FILL = f"""
 INSERT INTO account (account_id, revision, available, reserved, granted, spent, forfeited, commit_position, last_time,
@@ -46,6 +46,12 @@ FROM account, unnest('{{script_generation,voice_creation,video_processing}}'::te
 INSERT INTO commit_log (position, account_id, account_ids, first_revisions, last_revisions)
 SELECT n * 2, 'hot', '{{hot}}', ARRAY[n * 2 - 1], ARRAY[n * 2] FROM generate_series(1, {HOT_ENTRIES // 2}) n;
 
+INSERT INTO usage_rollup_head SELECT account_id, revision / 2000 * 1000 FROM account;
+INSERT INTO usage_rollup
+SELECT account_id, now() - n * interval '15 minutes', revision / 2000 - n, 'chat_refinement', now(), now(),
+       1, 0, 1, 0, 0
+FROM account, generate_series(1, revision / 2000) AS n;
+
 ANALYZE;
 """
 
@@ -60,6 +66,9 @@ WANTED = batch.Wanted(ACCOUNTS, REQUESTS, USES)
 EVERY_FILTER = reads.EntryFilter(
     7, 900, 0, 2**52, (EntryKind.DEDUCTED,), "chat_refinement", newest_first=False
 )
+
+EXTENT = usage.Extent(200_000, 100_000, 0, 2**52, 2**52)
+SPAN = usage.Span(7, 2**50, [0])
 
 
 class Access(NamedTuple):
@@ -140,6 +149,29 @@ HOT: dict[str, Statements] = {
     "read_after": (
         lambda conn: commits.read_after(conn, "hot", 199_000, 500),
         {by("entry", "account_id", "revision")},
+    ),
+    "read_extent": (
+        lambda conn: usage.read_extent(conn, "hot"),
+        {by("account", "account_id"), by("usage_rollup_head", "account_id")},
+    ),
+    "pull_back_head": (
+        lambda conn: usage.pull_back_head(conn, "hot"),
+        {by("account", "account_id"), by("usage_rollup_head", "account_id")},
+    ),
+    "read_summary": (
+        lambda conn: usage.read_summary(conn, "hot", ["chat_refinement"], SPAN, EXTENT),
+        {
+            by("usage_rollup", "account_id", "quarter_start", "chunk"),
+            by("entry", "account_id", "revision"),
+        },
+    ),
+    "compare": (
+        lambda conn: usage.compare(conn, "hot", EXTENT, 0, usage.BEGINNING),
+        {by("usage_rollup", "account_id", "quarter_start", "chunk"), by("entry", "account_id", "revision")},
+    ),
+    "read_summed_accounts": (
+        lambda conn: usage.read_summed_accounts(conn, "hot", 500),
+        {by("account", "account_id"), by("usage_rollup_head", "account_id")},
     ),
     "read_revisions": (lambda conn: commits.read_revisions(conn, ACCOUNTS), {by("account", "account_id")}),
 }
@@ -239,7 +271,11 @@ def _accesses(plan: dict[str, Any]) -> Iterator[Access]:
     """How the plan's scans read tables."""
     if plan.get("Relation Name") in TABLES and plan["Node Type"] != "ModifyTable":
         condition = plan.get("Index Cond") or " ".join(_conditions_below(plan))
-        yield Access(plan["Relation Name"], frozenset(re.findall(r'\("?(\w+)"? [=<>]+ ', condition)))
+        columns = re.findall(r'\("?(\w+)"? [=<>]+ ', condition)
+        rows = re.findall(r"\(ROW\(([\w, ]+)\) [<>]", condition)
+        yield Access(
+            plan["Relation Name"], frozenset(columns + [name for row in rows for name in row.split(", ")])
+        )
     for part in plan.get("Plans", []):
         yield from _accesses(part)
 

@@ -45,7 +45,7 @@ METHODS = {method.input_type.name: method for service in SERVICES for method in 
 NOT_SERVED = frozenset(
     {
         "Reserve", "CommitReservation", "ReleaseReservation", "ExtendReservation", "Refund", "GetReservation",
-        "ListReservations", "SummarizeUsage", "VoidGrant", "ListGrants", "AdjustBalance",
+        "ListReservations", "VoidGrant", "ListGrants", "AdjustBalance",
         "ListPackages", "PurchasePackage",
     }
 )  # fmt: skip

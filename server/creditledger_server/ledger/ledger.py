@@ -22,6 +22,7 @@ from .history import History, Standing, known, limits_of_level, not_found
 from .lane import Lane, LaneGroup
 from .reader import Check, Checked, Reader, settle_all
 from .sweeper import Sweeper
+from .usage import UsageSummaries
 from .verify import AccountReport, verify_account
 from .writer import Answer, Request, Writer
 
@@ -54,6 +55,7 @@ class Ledger:
         self._reader = Reader(database.connect, current)
         self._current = current
         self.history = History(database, current, self.settle)
+        self.usage = UsageSummaries(database)
         self.sweeper = Sweeper(database.connect, current, self.settle)
         self._writes: LaneGroup[Request, Answer] = LaneGroup(
             [Lane(writer.serve, queue_limit=queue_limit, round_limit=max_batch) for writer in self._writers],

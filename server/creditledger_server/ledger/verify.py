@@ -12,6 +12,7 @@ from ..storage.audits import consistent_reads, count_rows, misstated_sums, read_
 from ..storage.connect import Connection, Database
 from ..storage.reads import read_accounts, read_info, read_snapshot
 from .catalogs import CurrentCatalog
+from .usage import wrong_rollups
 
 _PAGE = 500
 
@@ -80,6 +81,8 @@ async def _verify_all(conn: Connection, progress: Callable[[int, int], None]) ->
                 mismatches.append(
                     f"{account.account_id} revision {report.finding.revision}: {report.finding.problem}"
                 )
+            elif problem := await wrong_rollups(conn, account.account_id):
+                mismatches.append(f"{account.account_id}: {problem}; 'rebuild-usage' repairs that")
         after = page[-1].account_id
     progress(entries, stored_entries)
     if entries != stored_entries:

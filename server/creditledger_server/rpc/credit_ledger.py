@@ -16,7 +16,7 @@ from ..ledger.history import Standing
 from ..ledger.ledger import Ledger
 from ..ledger.reader import Checked
 from ..watch.stream import Message, Signal, Watcher
-from . import convert, requests
+from . import convert, requests, usage_summary
 from .context import Context, accepted, deadline_of
 from .paging import Pages, fitting
 from .status import item_status, reason_number
@@ -168,6 +168,12 @@ class CreditLedgerService(CreditLedgerServicer):
         entries = fitting([convert.entry(entry) for entry in found[:size]])
         token = self._pages.token(request, entries[-1].revision) if len(entries) < len(found) else ""
         return pb.ListEntriesResponse(entries=entries, next_page_token=token)
+
+    async def SummarizeUsage(
+        self, request: pb.SummarizeUsageRequest, context: Context
+    ) -> pb.SummarizeUsageResponse:
+        query = usage_summary.query(request)
+        return usage_summary.response(await self._ledger.usage.summarize(query), query.bucket)
 
     async def WatchUsage(
         self, request: pb.WatchUsageRequest, context: Context

@@ -1,0 +1,14 @@
+"""sums of usage, for SummarizeUsage"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from creditledger_migrations import execute_file
+
+revision = "0004"
+down_revision = "0003"
+
+
+def upgrade() -> None:
+    execute_file(Path(__file__).with_suffix(".sql"))
