@@ -210,11 +210,11 @@ def expect_open(model: dict[str, Any], content: dict[str, Any]) -> list[dict[str
 
 
 def expect_update(model: dict[str, Any], content: dict[str, Any]) -> list[dict[str, Any]]:
-    if model["state"] == "CLOSED":
-        raise No("ACCOUNT_CLOSED")
     level = content["level"] or model["level"]
     if level not in LIMITS:
         raise No("LEVEL_UNKNOWN", level=level)
+    if model["state"] == "CLOSED":
+        raise No("ACCOUNT_CLOSED")
     model["level"] = level
     model["state"] = content["state"] or model["state"]
     return [write(model, "STATE_CHANGED" if content["state"] else "LEVEL_CHANGED")]
