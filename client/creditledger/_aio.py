@@ -10,9 +10,9 @@ import grpc
 import grpc.aio
 
 from creditledger._batching import AsyncBatcher
+from creditledger._callers import AsyncCaller
 from creditledger._channel import channel_options
 from creditledger._methods import LedgerMethods, watch_request
-from creditledger._rpc import AsyncCaller
 from creditledger._watch import AsyncUsageWatch
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Self
 import grpc
 
 from creditledger._batching import SyncBatcher
+from creditledger._callers import SyncCaller
 from creditledger._channel import channel_options
 from creditledger._methods import LedgerMethods, watch_request
-from creditledger._rpc import SyncCaller
 from creditledger._watch import UsageWatch
 
 if TYPE_CHECKING:
