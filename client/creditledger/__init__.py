@@ -6,7 +6,9 @@ they raise is described in `creditledger.errors`. The messages are the generated
 """
 
 from creditledger._aio import AsyncCreditLedgerClient
+from creditledger._async_block import AsyncReservationBlock
 from creditledger._client import CreditLedgerClient
+from creditledger._sync_block import ReservationBlock
 from creditledger._watch import AsyncUsageWatch, UsageWatch
 from creditledger.errors import (
     Aborted,
@@ -136,6 +138,7 @@ __all__ = [
     "Allowance",
     "AlreadyExists",
     "AsyncCreditLedgerClient",
+    "AsyncReservationBlock",
     "AsyncUsageWatch",
     "Balance",
     "BatchDeductResponse",
@@ -208,6 +211,7 @@ __all__ = [
     "ReleaseReservationResponse",
     "RequestIdReused",
     "Reservation",
+    "ReservationBlock",
     "ReservationCommitted",
     "ReservationExpired",
     "ReservationNotFound",
