@@ -6,13 +6,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, tzinfo
-from uuid import uuid4
 
 import click
 from rich.text import Text
 
 from creditledger.cli import chart, live, tables, units
-from creditledger.cli.failures import Commands, repeatable
+from creditledger.cli.failures import Commands
 from creditledger.cli.session import Session, ledger_command
 from creditledger.v1.credit_ledger_pb2 import EntryOrder, UsageBucket
 from creditledger.v1.ledger_admin_pb2 import ListPackagesResponse
@@ -83,22 +82,16 @@ def grant(
     Example:
       creditledger grant user-1 100 --reason welcome --expires 2027-01-31
     """
-    amounts = None if session.as_json else session.amounts
-    request_id = request_id or str(uuid4())
-    with repeatable(request_id, amounts):
-        answer = session.ledger.grant_credits(
-            account,
-            amount,
-            reason=reason,
-            priority=priority,
-            effective_time=starts,
-            expire_time=expires,
-            request_id=request_id,
-        )
-    if amounts is None:
-        session.dump(answer)
-    else:
-        session.say(tables.granted(answer, amounts))
+    send = functools.partial(
+        session.ledger.grant_credits,
+        account,
+        amount,
+        reason=reason,
+        priority=priority,
+        effective_time=starts,
+        expire_time=expires,
+    )
+    session.mutate(send, request_id, tables.granted)
 
 
 @commands.command()
@@ -133,22 +126,11 @@ def deduct(
     Example:
       creditledger deduct user-1 chat_refinement --metric tokens=1834 --service openai
     """
-    amounts = None if session.as_json else session.amounts
-    request_id = request_id or str(uuid4())
     usage = Usage(service=service, metrics=dict(metrics)) if service or metrics else None
-    with repeatable(request_id, amounts):
-        answer = session.ledger.deduct(
-            account,
-            operation,
-            quantity=quantity,
-            usage=usage,
-            account_level=level,
-            request_id=request_id,
-        )
-    if amounts is None:
-        session.dump(answer)
-    else:
-        session.say(tables.charged(answer, amounts))
+    send = functools.partial(
+        session.ledger.deduct, account, operation, quantity=quantity, usage=usage, account_level=level
+    )
+    session.mutate(send, request_id, tables.charged)
 
 
 @commands.command()
@@ -265,7 +247,7 @@ def watch(session: Session, accounts: Sequence[str]) -> None:
                 live.view(session.console, session.ledger, messages, amounts)
             else:
                 for line in live.lines(messages, amounts):
-                    session.say(line)
+                    click.echo(line)
     except KeyboardInterrupt:
         pass
 
@@ -300,13 +282,5 @@ def buy(session: Session, account: str, package: str, payment: str, request_id: 
     Example:
       creditledger buy user-1 starter --payment pi_3Nx8
     """
-    amounts = None if session.as_json else session.amounts
-    request_id = request_id or str(uuid4())
-    with repeatable(request_id, amounts):
-        answer = session.ledger.purchase_package(
-            account, package, payment_reference=payment, request_id=request_id
-        )
-    if amounts is None:
-        session.dump(answer)
-    else:
-        session.say(tables.granted(answer, amounts))
+    send = functools.partial(session.ledger.purchase_package, account, package, payment_reference=payment)
+    session.mutate(send, request_id, tables.granted)

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec, TypeVar
+from uuid import uuid4
 
 import click
 import grpc
@@ -18,10 +19,11 @@ from google.protobuf.message import Message
 from rich.console import Console, Group, RenderableType
 
 from creditledger._client import CreditLedgerClient
-from creditledger.cli.failures import Failure
+from creditledger.cli.failures import Failure, repeatable
 from creditledger.cli.units import Amounts
 
 P = ParamSpec("P")
+M = TypeVar("M", bound=Message)
 
 _ENDLESS = 10_000
 """Characters in a line, and lines, where there is no terminal that ends them."""
@@ -100,9 +102,25 @@ class Session:
         for line in capture.get().splitlines():
             click.echo(line.rstrip())
 
-    def say(self, line: str) -> None:
-        """Prints a line for people, as it is."""
-        click.echo(line)
+    def mutate(
+        self, send: Callable[..., M], request_id: str | None, describe: Callable[[M, Amounts], str]
+    ) -> None:
+        """Sends a mutation and prints its answer.
+
+        Args:
+            send: The client's method; called with a request_id.
+            request_id: The one that was given; None draws one.
+            describe: The answer in a line or more for people.
+        """
+        # Asked first: nothing that may fail comes after the mutation.
+        amounts = None if self.as_json else self.amounts
+        request_id = str(uuid4()) if request_id is None else request_id
+        with repeatable(request_id, amounts):
+            answer = send(request_id=request_id)
+        if amounts is None:
+            self.dump(answer)
+        else:
+            click.echo(describe(answer, amounts))
 
     def dump(self, message: Message, indent: int | None = 2) -> None:
         """Prints a message for programs; with `indent=None` as one line."""
