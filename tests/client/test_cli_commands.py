@@ -148,6 +148,35 @@ def test_entries_goes_over_pages_up_to_its_limit(cli: Cli, ledger: CreditLedgerC
     assert len(cli.json_lines("entries", account, "--limit", "5000")) == 1051
 
 
+def test_packages_are_those_of_the_catalog(cli: Cli) -> None:
+    header, starter, studio = cli.lines("packages")
+    assert header == "package name credits price features"
+    assert starter == "starter Starter 100 9.90 EUR 100 credits; Never expire"
+    assert studio.startswith("studio Studio 500 39.00 EUR ")
+    assert [each["package_id"] for each in cli.json("packages")["packages"]] == ["starter", "studio"]
+
+
+def test_buy_grants_a_package_once_per_payment(cli: Cli, account: str) -> None:
+    payment = unique("payment")
+    line = cli.text("buy", account, "starter", "--payment", payment)
+    assert line == f"granted 100 to {account} as g3; available: 200\n"
+    again = cli.json("buy", account, "starter", "--payment", payment)
+    assert (again["replayed"], again["grant"]["grant_id"]) == (True, "g3")
+    assert cli.failure("buy", account, "studio", "--payment", payment).startswith(
+        "PAYMENT_REFERENCE_REUSED: "
+    )
+    assert cli.failure("buy", account, "gold", "--payment", "pay").startswith("PACKAGE_UNKNOWN: ")
+
+
+def test_grant_with_times_begins_and_ends_with_them(cli: Cli, account: str) -> None:
+    later, never = "2999-01-01", "2999-12-31T12:00+02:00"
+    line = cli.text("grant", account, "20", "--starts", later, "--expires", never)
+    times = "from 2999-01-01 00:00:00Z, until 2999-12-31 10:00:00Z"
+    assert line == f"granted 20 to {account} as g3, {times}; available: 100\n"
+    cli.text("grant", account, "5", "--expires", never)
+    assert "g4 5 5 0 admin 2999-12-31 10:00:00Z" in cli.lines("balance", account)
+
+
 def test_amounts_are_shown_with_the_decimals_of_the_ledger(cents: ServerProcess) -> None:
     cli = Cli(cents.target)
     with CreditLedgerClient(cents.target) as ledger:
