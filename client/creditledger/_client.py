@@ -12,7 +12,7 @@ import grpc
 from creditledger._batching import SyncBatcher
 from creditledger._channel import channel_options
 from creditledger._methods import LedgerMethods, watch_request
-from creditledger._rpc import SyncCaller
+from creditledger._sync_block import ReservingCaller
 from creditledger._watch import UsageWatch
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from creditledger.v1.resources_pb2 import EntryKind
 
 
-class CreditLedgerClient(LedgerMethods, SyncCaller):
+class CreditLedgerClient(LedgerMethods, ReservingCaller):
     """A client of a creditledger server. Any number of threads may share one.
 
     Methods take keywords, return the generated messages and raise CreditLedgerError. A mutation without a

@@ -1,18 +1,18 @@
 # Copyright The creditledger authors. SPDX-License-Identifier: Apache-2.0
-"""Every unary method of both clients, once: from its keywords to its request message.
+"""The methods of both clients for charges and what became of them, and with those of the other files all methods.
 
-They are called on a client, which sends the request and returns the response; see `_rpc`.
+Each unary method is written once: from its keywords to its request message. It is called on a client, which sends the
+request and returns the response; see `_rpc`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.field_mask_pb2 import FieldMask
-from google.protobuf.timestamp_pb2 import Timestamp
-
+from creditledger._admin_methods import AdminMethods
+from creditledger._fields import duration, given_or_drawn, several, timestamp
+from creditledger._grant_methods import GrantMethods
+from creditledger._reservation_methods import ReservationMethods
 from creditledger._rpc import rpc
 from creditledger.v1.credit_ledger_pb2 import (
     BatchDeductRequest,
@@ -22,32 +22,21 @@ from creditledger.v1.credit_ledger_pb2 import (
     GetBalanceRequest,
     GetEntryRequest,
     ListEntriesRequest,
+    RefundRequest,
+    SummarizeUsageRequest,
+    UsageBucket,
     WatchUsageRequest,
 )
-from creditledger.v1.ledger_admin_pb2 import (
-    GetAccountRequest,
-    GetCatalogRequest,
-    GetServerInfoRequest,
-    GrantCreditsRequest,
-    ListAccountsRequest,
-    OpenAccountRequest,
-    UpdateAccountRequest,
-    UpdateCatalogRequest,
-    VerifyAccountRequest,
-)
-from creditledger.v1.resources_pb2 import AccountState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime, timedelta
 
-    from creditledger.v1.resources_pb2 import Catalog, EntryKind, Usage
+    from creditledger.v1.resources_pb2 import EntryKind, Usage
 
 
-class LedgerMethods:
+class LedgerMethods(ReservationMethods, GrantMethods, AdminMethods):
     """The unary methods of CreditLedger and LedgerAdmin."""
-
-    # --- CreditLedger
 
     @rpc(lambda stubs: stubs.ledger.CanPerform)
     def can_perform(
@@ -124,7 +113,7 @@ class LedgerMethods:
             CreditLedgerError: With outcome_unknown, call again with the error's request_id.
         """
         return DeductRequest(
-            request_id=_given_or_drawn(request_id),
+            request_id=given_or_drawn(request_id),
             account_id=account_id,
             account_level=account_level or "",
             operation=operation,
@@ -151,8 +140,51 @@ class LedgerMethods:
         """
         batch = BatchDeductRequest(requests=requests)
         for item in batch.requests:
-            item.request_id = item.request_id or str(uuid4())
+            item.request_id = item.request_id or given_or_drawn(None)
         return batch
+
+    @rpc(lambda stubs: stubs.ledger.Refund, mutates=True)
+    def refund(
+        self,
+        account_id: str,
+        revision: int,
+        *,
+        amount: int | None = None,
+        reason: str = "",
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> RefundRequest:
+        """Give back what one deduction or commit charged, all or part of it, to the grants it came from.
+
+        What came from a grant that has expired or was voided meanwhile is forfeited; the response says how
+        much. When nothing is left to refund, the use no longer counts in its limit either.
+
+        Args:
+            account_id: The account.
+            revision: The revision of the deduction or commit, as its entry tells.
+            amount: How much, in the ledger's minor unit; 1 to 10^15. None for all that is left of its cost.
+            reason: Why, for people; at most 1,024 bytes.
+            request_id: The logical call, as in `deduct`.
+            timeout: Seconds; None for the client's.
+
+        Raises:
+            RefundExceedsCost: More than is left of the cost; also where the entry charged nothing.
+            EntryNotFound: No such revision, or it charges for no operation.
+            AccountNotFound: No such account.
+            AccountClosed: The account is closed.
+            RequestIdReused: The id was accepted before with other content.
+            CreditLedgerError: With outcome_unknown, call again with the error's request_id.
+        """
+        if amount == 0:
+            # On the wire it stands for all that is left, which no caller that computed it means.
+            raise ValueError("amount is 1 or more; leave it out for all that is left")
+        return RefundRequest(
+            request_id=given_or_drawn(request_id),
+            account_id=account_id,
+            revision=revision,
+            amount=amount or 0,
+            reason=reason,
+        )
 
     @rpc(lambda stubs: stubs.ledger.GetBalance)
     def get_balance(
@@ -175,7 +207,7 @@ class LedgerMethods:
             AccountNotFound: No such account.
         """
         if at_revision is None:
-            return GetBalanceRequest(account_id=account_id, at_time=_timestamp(at_time))
+            return GetBalanceRequest(account_id=account_id, at_time=timestamp(at_time))
         if at_time is not None:
             raise ValueError("at_time and at_revision exclude each other")
         return GetBalanceRequest(account_id=account_id, at_revision=at_revision)
@@ -249,221 +281,46 @@ class LedgerMethods:
             order=order,
             from_revision=from_revision,
             to_revision=to_revision,
-            start_time=_timestamp(start_time),
-            end_time=_timestamp(end_time),
+            start_time=timestamp(start_time),
+            end_time=timestamp(end_time),
             kinds=kinds,
             operation=operation,
         )
 
-    # --- LedgerAdmin
-
-    @rpc(lambda stubs: stubs.admin.OpenAccount, mutates=True)
-    def open_account(
+    @rpc(lambda stubs: stubs.ledger.SummarizeUsage)
+    def summarize_usage(
         self,
         account_id: str,
         *,
-        level: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        request_id: str | None = None,
+        operations: str | Iterable[str] = (),
+        start_time: datetime | None = None,
+        end_time: datetime | None = None,
+        bucket: UsageBucket.ValueType = UsageBucket.USAGE_BUCKET_NONE,
+        time_zone: str = "",
         timeout: float | None = None,
-    ) -> OpenAccountRequest:
-        """Open an account.
-
-        Args:
-            account_id: Your own name of it, for example a user id; 1 to 128 characters of
-                [A-Za-z0-9._:@/+=-].
-            level: A level of the catalog; None for its default_level.
-            labels: At most 32; keys of 1 to 64 bytes, values of at most 256 bytes.
-            request_id: The logical call, as in `deduct`.
-            timeout: Seconds; None for the client's.
-
-        Raises:
-            AccountExists: It is open already, under another request id.
-            LevelUnknown: Not in the current catalog.
-            RequestIdReused: The id was accepted before with other content.
-        """
-        return OpenAccountRequest(
-            request_id=_given_or_drawn(request_id), account_id=account_id, level=level or "", labels=labels
-        )
-
-    @rpc(lambda stubs: stubs.admin.GetAccount)
-    def get_account(self, account_id: str, *, timeout: float | None = None) -> GetAccountRequest:
-        """Tell one account.
+    ) -> SummarizeUsageRequest:
+        """Sum an account's usage by operation and bucket of time: uses, failures, credits, metrics.
 
         Args:
             account_id: The account.
+            operations: Only these operations; empty for all.
+            start_time: From when, inclusive; needs a time zone. None for the beginning.
+            end_time: Until when, exclusive; needs a time zone. None for now.
+            bucket: A row per operation and day, week (from Monday) or month; NONE for one per operation.
+            time_zone: The IANA time zone whose days count, for example "Europe/Paris"; empty for UTC.
             timeout: Seconds; None for the client's.
 
         Raises:
             AccountNotFound: No such account.
         """
-        return GetAccountRequest(account_id=account_id)
-
-    @rpc(lambda stubs: stubs.admin.ListAccounts)
-    def list_accounts(
-        self,
-        *,
-        prefix: str = "",
-        level: str = "",
-        page_size: int = 0,
-        page_token: str = "",
-        timeout: float | None = None,
-    ) -> ListAccountsRequest:
-        """List a page of accounts by rising account_id, in byte order.
-
-        Args:
-            prefix: Only accounts whose id begins so; empty for all.
-            level: Only accounts of this level; empty for all.
-            page_size: 1 to 1,000; 0 for 100.
-            page_token: next_page_token of the page before; all else but page_size as then.
-                It is empty on the last page.
-            timeout: Seconds; None for the client's.
-        """
-        return ListAccountsRequest(page_size=page_size, page_token=page_token, prefix=prefix, level=level)
-
-    @rpc(lambda stubs: stubs.admin.UpdateAccount, mutates=True)
-    def update_account(
-        self,
-        account_id: str,
-        *,
-        level: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        state: AccountState.ValueType | None = None,
-        request_id: str | None = None,
-        timeout: float | None = None,
-    ) -> UpdateAccountRequest:
-        """Change what is not None, at least one of level, labels and state.
-
-        Args:
-            account_id: The account.
-            level: A level of the catalog.
-            labels: They replace all; at most 32, keys of 1 to 64 bytes, values of at most 256 bytes.
-            state: ACCOUNT_STATE_ACTIVE, FROZEN (refuses spending) or CLOSED (for good).
-            request_id: The logical call, as in `deduct`.
-            timeout: Seconds; None for the client's.
-
-        Raises:
-            AccountNotFound: No such account.
-            AccountClosed: The account is closed.
-            LevelUnknown: Not in the current catalog.
-            RequestIdReused: The id was accepted before with other content.
-        """
-        changes = {"level": level, "labels": labels, "state": state}
-        return UpdateAccountRequest(
-            request_id=_given_or_drawn(request_id),
+        return SummarizeUsageRequest(
             account_id=account_id,
-            update_mask=FieldMask(paths=[name for name, value in changes.items() if value is not None]),
-            level=level or "",
-            labels=labels,
-            state=state or AccountState.ACCOUNT_STATE_UNSPECIFIED,
+            operations=several(operations),
+            start_time=timestamp(start_time),
+            end_time=timestamp(end_time),
+            bucket=bucket,
+            time_zone=time_zone,
         )
-
-    @rpc(lambda stubs: stubs.admin.GrantCredits, mutates=True)
-    def grant_credits(
-        self,
-        account_id: str,
-        amount: int,
-        *,
-        priority: int = 0,
-        effective_time: datetime | None = None,
-        expire_time: datetime | None = None,
-        reason: str = "",
-        labels: Mapping[str, str] | None = None,
-        request_id: str | None = None,
-        timeout: float | None = None,
-    ) -> GrantCreditsRequest:
-        """Give an account credits.
-
-        Args:
-            account_id: The account.
-            amount: How many, in the ledger's minor unit; 1 to 10^15.
-            priority: Lower burns first; -1,000 to 1,000.
-            effective_time: From when they can be spent; needs a time zone. None for now.
-            expire_time: From when they can no longer be spent, later than effective_time; needs a time zone.
-                None for never.
-            reason: Why, for people; at most 1,024 bytes.
-            labels: At most 32; keys of 1 to 64 bytes, values of at most 256 bytes.
-            request_id: The logical call, as in `deduct`.
-            timeout: Seconds; None for the client's.
-
-        Raises:
-            AccountNotFound: No such account.
-            AccountClosed: The account is closed.
-            RequestIdReused: The id was accepted before with other content.
-            CreditLedgerError: With outcome_unknown, call again with the error's request_id.
-        """
-        return GrantCreditsRequest(
-            request_id=_given_or_drawn(request_id),
-            account_id=account_id,
-            amount=amount,
-            priority=priority,
-            effective_time=_timestamp(effective_time),
-            expire_time=_timestamp(expire_time),
-            reason=reason,
-            labels=labels,
-        )
-
-    @rpc(lambda stubs: stubs.admin.GetCatalog)
-    def get_catalog(self, *, version: int | None = None, timeout: float | None = None) -> GetCatalogRequest:
-        """Tell the current catalog or an earlier version.
-
-        Args:
-            version: 1 or more; None for the current one.
-            timeout: Seconds; None for the client's.
-
-        Raises:
-            CatalogNotFound: The ledger has no such version, or no catalog at all yet.
-        """
-        return GetCatalogRequest(version=version)
-
-    @rpc(lambda stubs: stubs.admin.UpdateCatalog, mutates=True)
-    def update_catalog(
-        self,
-        catalog: Catalog,
-        *,
-        expected_version: int | None = None,
-        request_id: str | None = None,
-        timeout: float | None = None,
-    ) -> UpdateCatalogRequest:
-        """Replace the catalog as a whole.
-
-        Args:
-            catalog: The whole new catalog; its output-only fields are ignored.
-            expected_version: The version that it replaces; None for any.
-            request_id: The logical call, as in `deduct` but unique within the ledger.
-            timeout: Seconds; None for the client's.
-
-        Raises:
-            InvalidRequest: field_violations names every mistake; nothing was changed.
-            VersionMismatch: The current version is not expected_version.
-            RequestIdReused: The id was accepted before with other content.
-        """
-        return UpdateCatalogRequest(
-            request_id=_given_or_drawn(request_id), catalog=catalog, expected_version=expected_version
-        )
-
-    @rpc(lambda stubs: stubs.admin.VerifyAccount)
-    def verify_account(self, account_id: str, *, timeout: float | None = None) -> VerifyAccountRequest:
-        """Recompute an account's balance, grants and hash chain from its entries, and tell what does not fit.
-
-        Args:
-            account_id: The account.
-            timeout: Seconds; None for the client's. A long history takes longer than the default.
-
-        Raises:
-            AccountNotFound: No such account.
-        """
-        return VerifyAccountRequest(account_id=account_id)
-
-    @rpc(lambda stubs: stubs.admin.GetServerInfo)
-    def get_server_info(self, *, timeout: float | None = None) -> GetServerInfoRequest:
-        """Tell what the server and its ledger are: the ledger's id and decimals, versions, and the database's
-        time.
-
-        Args:
-            timeout: Seconds; None for the client's.
-        """
-        return GetServerInfoRequest()
 
 
 def watch_request(
@@ -473,31 +330,9 @@ def watch_request(
     kinds: Iterable[EntryKind.ValueType],
 ) -> WatchUsageRequest:
     """The first request of `watch_usage`."""
-    interval = None
-    if min_interval is not None:
-        interval = Duration()
-        interval.FromTimedelta(min_interval)
     return WatchUsageRequest(
-        # A lone str is an iterable of its characters, each of them a legal account id.
-        account_ids=[account_ids] if isinstance(account_ids, str) else account_ids,
+        account_ids=several(account_ids),
         cursor=cursor or "",
-        min_interval=interval,
+        min_interval=duration(min_interval),
         kinds=kinds,
     )
-
-
-def _given_or_drawn(request_id: str | None) -> str:
-    # Not for "": an id that came out empty is a bug to be told of, not to be papered over with one that
-    # protects nothing.
-    return str(uuid4()) if request_id is None else request_id
-
-
-def _timestamp(time: datetime | None) -> Timestamp | None:
-    if time is None:
-        return None
-    if time.utcoffset() is None:
-        # protobuf would silently take it as UTC.
-        raise ValueError(f"{time!r} has no time zone")
-    timestamp = Timestamp()
-    timestamp.FromDatetime(time)
-    return timestamp

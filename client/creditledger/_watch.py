@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Self, cast
 import grpc
 import grpc.aio
 
-from creditledger._rpc import is_task_cancelled
 from creditledger._status import error_from_rpc
+from creditledger._unary import is_task_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable

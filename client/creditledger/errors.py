@@ -26,11 +26,13 @@ A reason that this version does not know is raised as the class of its code.
     │   └── RefundExceedsCost
     ├── ResourceExhausted          RESOURCE_EXHAUSTED
     │   ├── LimitExceeded
+    │   ├── TooManyReservations
     │   ├── ServerOverloaded
     │   └── WatcherTooSlow
     ├── AlreadyExists              ALREADY_EXISTS
     │   ├── RequestIdReused
-    │   └── AccountExists
+    │   ├── AccountExists
+    │   └── PaymentReferenceReused
     ├── Aborted                    ABORTED
     │   ├── VersionMismatch
     │   └── Contention
@@ -260,6 +262,18 @@ class LimitExceeded(ResourceExhausted):
         return datetime.fromisoformat(text) if text else None
 
 
+class TooManyReservations(ResourceExhausted):
+    """The account has as many active reservations as it may. Commit or release some, or run fewer jobs at once.
+
+    Nothing was written.
+    """
+
+    @property
+    def active(self) -> int:
+        """How many are active."""
+        return int(self.metadata["active"])
+
+
 class ServerOverloaded(ResourceExhausted):
     """More is waiting than the server takes on. Try again after `retry_delay`."""
 
@@ -281,6 +295,10 @@ class RequestIdReused(AlreadyExists):
 
 class AccountExists(AlreadyExists):
     """The account is open already, under another request id."""
+
+
+class PaymentReferenceReused(AlreadyExists):
+    """The payment was credited before, to another account or as another package; nothing was done now."""
 
 
 class Aborted(CreditLedgerError):
@@ -376,6 +394,7 @@ _BY_REASON: dict[str, type[CreditLedgerError]] = {
     "CATALOG_NOT_FOUND": CatalogNotFound,
     "INSUFFICIENT_CREDITS": InsufficientCredits,
     "LIMIT_EXCEEDED": LimitExceeded,
+    "TOO_MANY_RESERVATIONS": TooManyReservations,
     "ACCOUNT_FROZEN": AccountFrozen,
     "ACCOUNT_CLOSED": AccountClosed,
     "RESERVATION_COMMITTED": ReservationCommitted,
@@ -384,6 +403,7 @@ _BY_REASON: dict[str, type[CreditLedgerError]] = {
     "REFUND_EXCEEDS_COST": RefundExceedsCost,
     "REQUEST_ID_REUSED": RequestIdReused,
     "ACCOUNT_EXISTS": AccountExists,
+    "PAYMENT_REFERENCE_REUSED": PaymentReferenceReused,
     "VERSION_MISMATCH": VersionMismatch,
     "CONTENTION": Contention,
     "SERVER_OVERLOADED": ServerOverloaded,
@@ -416,7 +436,7 @@ _UNDECIDED_CODES = frozenset(
     }
 )
 # Decided after the request id was looked up: had an earlier attempt been accepted, this would be its replay.
-_DECIDED_REASONS = frozenset({"LIMIT_EXCEEDED", "VERSION_MISMATCH"})
+_DECIDED_REASONS = frozenset({"LIMIT_EXCEEDED", "TOO_MANY_RESERVATIONS", "VERSION_MISMATCH"})
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 

@@ -23,6 +23,7 @@ from creditledger import (
     ItemStatus,
     LimitExceeded,
     ResourceExhausted,
+    TooManyReservations,
     Unavailable,
     VersionMismatch,
     errors,
@@ -52,6 +53,7 @@ EXPECTED = {
     "CATALOG_NOT_FOUND": (Code.NOT_FOUND, errors.CatalogNotFound),
     "INSUFFICIENT_CREDITS": (Code.FAILED_PRECONDITION, errors.InsufficientCredits),
     "LIMIT_EXCEEDED": (Code.RESOURCE_EXHAUSTED, errors.LimitExceeded),
+    "TOO_MANY_RESERVATIONS": (Code.RESOURCE_EXHAUSTED, errors.TooManyReservations),
     "ACCOUNT_FROZEN": (Code.FAILED_PRECONDITION, errors.AccountFrozen),
     "ACCOUNT_CLOSED": (Code.FAILED_PRECONDITION, errors.AccountClosed),
     "RESERVATION_COMMITTED": (Code.FAILED_PRECONDITION, errors.ReservationCommitted),
@@ -60,6 +62,7 @@ EXPECTED = {
     "REFUND_EXCEEDS_COST": (Code.FAILED_PRECONDITION, errors.RefundExceedsCost),
     "REQUEST_ID_REUSED": (Code.ALREADY_EXISTS, errors.RequestIdReused),
     "ACCOUNT_EXISTS": (Code.ALREADY_EXISTS, errors.AccountExists),
+    "PAYMENT_REFERENCE_REUSED": (Code.ALREADY_EXISTS, errors.PaymentReferenceReused),
     "VERSION_MISMATCH": (Code.ABORTED, errors.VersionMismatch),
     "CONTENTION": (Code.ABORTED, errors.Contention),
     "SERVER_OVERLOADED": (Code.RESOURCE_EXHAUSTED, errors.ServerOverloaded),
@@ -77,6 +80,9 @@ EXPECTED = {
 }
 REASONS = [name.removeprefix("ERROR_REASON_") for name in ErrorReason.keys()]  # noqa: SIM118 - not a dict
 REASONS.remove("UNSPECIFIED")
+
+# These wrote nothing, and neither did an attempt before them: its request id was looked up first.
+DECIDED_REASONS = {"LIMIT_EXCEEDED", "TOO_MANY_RESERVATIONS", "VERSION_MISMATCH"}
 
 # The ledger decided about the mutation, or an attempt before it would have been decided alike.
 DECIDED_CODES = {
@@ -176,6 +182,13 @@ def test_a_limit_that_never_resets_has_no_reset_time(server: FakeServer, call: C
     assert error.retry_delay is None
 
 
+def test_how_many_reservations_are_active_is_told(server: FakeServer, call: Call) -> None:
+    status = server.error(Code.RESOURCE_EXHAUSTED, "TOO_MANY_RESERVATIONS", {"active": "1000"})
+    error = refuse(call, server, status)
+    assert isinstance(error, TooManyReservations)
+    assert error.active == 1000
+
+
 def test_a_version_mismatch_tells_both_versions(server: FakeServer, call: Call) -> None:
     status = server.error(Code.ABORTED, "VERSION_MISMATCH", {"expected": "3", "current": "4"})
     error = refuse(call, server, status)
@@ -200,7 +213,7 @@ def test_the_outcome_is_known_only_where_the_ledger_decided(
 ) -> None:
     code, _ = EXPECTED[reason]
     error = refuse(call, server, server.error(code, reason))
-    decided = code in DECIDED_CODES or reason in {"LIMIT_EXCEEDED", "VERSION_MISMATCH"}
+    decided = code in DECIDED_CODES or reason in DECIDED_REASONS
     assert error.outcome_unknown is not decided
 
 

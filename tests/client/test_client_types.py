@@ -8,34 +8,50 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Coroutine
+from datetime import timedelta
 from typing import Any, assert_type
 
 import pytest
 from creditledger import (
+    AdjustBalanceResponse,
     AsyncCreditLedgerClient,
     AsyncUsageWatch,
     BatchDeductResponse,
     CanPerformResponse,
     Catalog,
+    CommitReservationResponse,
     CreditLedgerClient,
     DeductRequest,
     DeductResponse,
     EntryKind,
     EntryOrder,
+    ExtendReservationResponse,
     GetAccountResponse,
     GetBalanceResponse,
     GetCatalogResponse,
     GetEntryResponse,
+    GetReservationResponse,
     GetServerInfoResponse,
     GrantCreditsResponse,
     ListAccountsResponse,
     ListEntriesResponse,
+    ListGrantsResponse,
+    ListPackagesResponse,
+    ListReservationsResponse,
     OpenAccountResponse,
+    PurchasePackageResponse,
+    RefundResponse,
+    ReleaseReservationResponse,
+    ReservationState,
+    ReserveResponse,
+    SummarizeUsageResponse,
     UpdateAccountResponse,
     UpdateCatalogResponse,
     Usage,
+    UsageBucket,
     UsageWatch,
     VerifyAccountResponse,
+    VoidGrantResponse,
     WatchUsageResponse,
 )
 
@@ -44,6 +60,18 @@ def sync_methods_return_responses(client: CreditLedgerClient) -> None:
     assert_type(client.can_perform("u", "o", metrics={"tokens": 1}), CanPerformResponse)
     assert_type(client.deduct("u", "o", quantity=2, usage=Usage(), timeout=1), DeductResponse)
     assert_type(client.batch_deduct([DeductRequest()]), BatchDeductResponse)
+    assert_type(client.create_reservation("u", "o", ttl=timedelta(minutes=5)), ReserveResponse)
+    assert_type(client.commit_reservation("u", "r1", quantity=2, usage=Usage()), CommitReservationResponse)
+    assert_type(client.release_reservation("u", "r1", reason="failed"), ReleaseReservationResponse)
+    assert_type(client.extend_reservation("u", "r1", ttl=timedelta(minutes=5)), ExtendReservationResponse)
+    assert_type(client.get_reservation("u", "r1"), GetReservationResponse)
+    active = ReservationState.RESERVATION_STATE_ACTIVE
+    assert_type(client.list_reservations("u", states=[active]), ListReservationsResponse)
+    assert_type(client.refund("u", 7, amount=1), RefundResponse)
+    assert_type(
+        client.summarize_usage("u", bucket=UsageBucket.USAGE_BUCKET_DAY, time_zone="Europe/Paris"),
+        SummarizeUsageResponse,
+    )
     assert_type(client.get_balance("u", at_revision=1), GetBalanceResponse)
     assert_type(client.get_entry("u", revision=1), GetEntryResponse)
     assert_type(
@@ -57,6 +85,11 @@ def sync_methods_return_responses(client: CreditLedgerClient) -> None:
     assert_type(client.update_account("u", level="pro"), UpdateAccountResponse)
     assert_type(client.list_accounts(prefix="u"), ListAccountsResponse)
     assert_type(client.grant_credits("u", 100), GrantCreditsResponse)
+    assert_type(client.void_grant("u", "g2"), VoidGrantResponse)
+    assert_type(client.list_grants("u"), ListGrantsResponse)
+    assert_type(client.adjust_balance("u", -5, reason="counted twice"), AdjustBalanceResponse)
+    assert_type(client.list_packages(), ListPackagesResponse)
+    assert_type(client.purchase_package("u", "p", payment_reference="pi_1"), PurchasePackageResponse)
     assert_type(client.get_catalog(version=1), GetCatalogResponse)
     assert_type(client.update_catalog(Catalog()), UpdateCatalogResponse)
     assert_type(client.verify_account("u"), VerifyAccountResponse)
@@ -71,6 +104,15 @@ async def async_methods_return_coroutines_of_them(client: AsyncCreditLedgerClien
     assert_type(await pending, DeductResponse)
     assert_type(await client.can_perform("u", "o"), CanPerformResponse)
     assert_type(await client.batch_deduct([DeductRequest()]), BatchDeductResponse)
+    assert_type(await client.create_reservation("u", "o"), ReserveResponse)
+    assert_type(await client.commit_reservation("u", "r1"), CommitReservationResponse)
+    assert_type(await client.release_reservation("u", "r1"), ReleaseReservationResponse)
+    ttl = timedelta(minutes=5)
+    assert_type(await client.extend_reservation("u", "r1", ttl=ttl), ExtendReservationResponse)
+    assert_type(await client.get_reservation("u", "r1"), GetReservationResponse)
+    assert_type(await client.list_reservations("u"), ListReservationsResponse)
+    assert_type(await client.refund("u", 7), RefundResponse)
+    assert_type(await client.summarize_usage("u"), SummarizeUsageResponse)
     assert_type(await client.get_balance("u"), GetBalanceResponse)
     assert_type(await client.get_entry("u", request_id="r"), GetEntryResponse)
     assert_type(await client.list_entries("u"), ListEntriesResponse)
@@ -79,6 +121,12 @@ async def async_methods_return_coroutines_of_them(client: AsyncCreditLedgerClien
     assert_type(await client.update_account("u"), UpdateAccountResponse)
     assert_type(await client.list_accounts(), ListAccountsResponse)
     assert_type(await client.grant_credits("u", 100), GrantCreditsResponse)
+    assert_type(await client.void_grant("u", "g2"), VoidGrantResponse)
+    assert_type(await client.list_grants("u"), ListGrantsResponse)
+    assert_type(await client.adjust_balance("u", -5, reason="counted twice"), AdjustBalanceResponse)
+    assert_type(await client.list_packages(), ListPackagesResponse)
+    paid = await client.purchase_package("u", "p", payment_reference="pi_1")
+    assert_type(paid, PurchasePackageResponse)
     assert_type(await client.get_catalog(), GetCatalogResponse)
     assert_type(await client.update_catalog(Catalog()), UpdateCatalogResponse)
     assert_type(await client.verify_account("u"), VerifyAccountResponse)
@@ -95,6 +143,8 @@ def mistakes_are_told(client: CreditLedgerClient) -> None:
     client.deduct("u", "o", qty=2)  # type: ignore[call-arg]
     _ = client.deduct("u", "o").entry_id  # type: ignore[attr-defined]
     client.get_account("u", timeout="soon")  # type: ignore[arg-type]
+    client.extend_reservation("u", "r1")  # type: ignore[call-arg]
+    client.adjust_balance("u", -5)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("client", [CreditLedgerClient, AsyncCreditLedgerClient])

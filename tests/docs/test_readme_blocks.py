@@ -19,9 +19,11 @@ from ledger_harness import CATALOG, ROOT, ServerProcess
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TARGET = "127.0.0.1:50051"
+COMMANDS = {"creditledger": "creditledger.cli", "creditledger-server": "creditledger_server.cli"}
+"""What `make run` installs, and the module behind it."""
 
 VOLATILE = [
-    (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "<time>"),
+    (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z", "<time>"),
     (r'"hash": "[A-Za-z0-9+/]{43}="', '"hash": <hash>'),
     (r'"cursor": "[A-Za-z0-9_-]+"', '"cursor": <cursor>'),
     # Without grpcurl there are fewer.
@@ -86,12 +88,14 @@ class Shell:
         self._folder = folder
         self._environment = os.environ | {
             "CREDITLEDGER_DATABASE_URL": dsn,
+            "CREDITLEDGER_TARGET": target,
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         }
-        program = folder / ".venv/bin/creditledger-server"
-        program.parent.mkdir(parents=True)
-        program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m creditledger_server.cli "$@"\n')
-        program.chmod(0o755)
+        (folder / ".venv/bin").mkdir(parents=True)
+        for name, module in COMMANDS.items():
+            program = folder / ".venv/bin" / name
+            program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m {module} "$@"\n')
+            program.chmod(0o755)
         (folder / CATALOG.name).symlink_to(CATALOG)
 
     def run(self, step: Step) -> str:

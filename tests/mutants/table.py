@@ -46,7 +46,7 @@ RPC_SERVER = f"{SERVER}/rpc/server.py"
 CREDIT_LEDGER = f"{SERVER}/rpc/credit_ledger.py"
 CLIENT_BATCHING = "client/creditledger/_batches.py"
 CLIENT_WATCH = "client/creditledger/_watch.py"
-CLIENT_METHODS = "client/creditledger/_methods.py"
+CLIENT_FIELDS = "client/creditledger/_fields.py"
 
 INTERLEAVINGS = "tests/race/test_race_interleavings.py"
 DECIDE_TESTS = "tests/unit/test_domain_decide.py"
@@ -202,7 +202,7 @@ MUTANTS = (
     ),
     Mutant(
         "the client draws an id of its own though it was given one",
-        CLIENT_METHODS,
+        CLIENT_FIELDS,
         "return str(uuid4()) if request_id is None else request_id",
         "return str(uuid4())",
         ("tests/client/test_client_retries.py::test_a_given_request_id_is_sent_as_it_is",),

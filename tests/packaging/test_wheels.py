@@ -12,13 +12,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# Imports every module of the packages named, as a user's program might.
+# Imports every module of the packages named, as a user's program might; what is behind an extra, where that is.
 IMPORT_ALL = """
-import importlib, pkgutil, sys
+import importlib, importlib.util, pkgutil, sys
 for name in sys.argv[1:]:
     package = importlib.import_module(name)
     for module in pkgutil.walk_packages(package.__path__, name + "."):
-        importlib.import_module(module.name)
+        if not module.name.startswith("creditledger.cli.") or importlib.util.find_spec("click"):
+            importlib.import_module(module.name)
 """
 
 
@@ -31,7 +32,7 @@ class Environment:
         self._empty = folder / "empty"
         self._empty.mkdir()
 
-    def install(self, *wheels: Path) -> None:
+    def install(self, *wheels: Path | str) -> None:
         options = ["--quiet", "--disable-pip-version-check", "--constraint", str(ROOT / "constraints.txt")]
         pip = [sys.executable, "-m", "pip", "--python", str(self.bin / "python")]
         subprocess.run([*pip, "install", *options, *map(str, wheels)], check=True)
@@ -105,6 +106,28 @@ def test_the_client_works_alone(client_wheel: Path, tmp_path: Path) -> None:
     assert (imported.returncode, imported.stderr) == (0, "")
     driver = environment.run("python", "-c", "import psycopg")
     assert "ModuleNotFoundError" in driver.stderr
+    # The extra is not installed, and the command says so.
+    command = environment.run("creditledger", "balance", "user-1")
+    assert (command.returncode, command.stdout) == (1, "")
+    assert command.stderr == (
+        "error: the command needs more than the library; run: pip install 'creditledger[cli]'\n"
+    )
+
+
+def test_the_command_works_with_its_extra(client_wheel: Path, tmp_path: Path) -> None:
+    environment = Environment(tmp_path)
+    environment.install(f"{client_wheel}[cli]")
+    printed = environment.run("creditledger", "--version")
+    assert (printed.returncode, printed.stdout) == (0, "creditledger, version 0.1.0\n")
+    # Nobody serves there; a read tells it, and gets as far as that.
+    read = environment.run("creditledger", "balance", "user-1", "--target", "127.0.0.1:1")
+    assert (read.returncode, read.stdout, read.stderr.count("error: UNAVAILABLE: ")) == (1, "", 1)
+
+
+def test_the_library_loads_nothing_of_the_command() -> None:
+    program = "import sys, creditledger; print(sys.modules.keys() & {'click', 'rich', 'creditledger.cli'})"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout == "set()\n"
 
 
 def test_the_server_works_from_its_wheel(client_wheel: Path, server_wheel: Path, tmp_path: Path) -> None:

@@ -116,9 +116,11 @@ class ServerProcess:
 
 
 @contextmanager
-def running_server(dsn: str, *options: str, env: dict[str, str] | None = None) -> Iterator[ServerProcess]:
+def running_server(
+    dsn: str, *options: str, env: dict[str, str] | None = None, catalog: Path | None = CATALOG
+) -> Iterator[ServerProcess]:
     """A server for as long as the block lasts."""
-    process = ServerProcess(dsn, *options, env=env)
+    process = ServerProcess(dsn, *options, env=env, catalog=catalog)
     try:
         yield process
     finally:
