@@ -15,11 +15,11 @@ from creditledger import (
     CreditLedgerClient,
     CursorInvalid,
     DeductRequest,
+    EntryNotFound,
     InsufficientCredits,
     InvalidRequest,
     LimitExceeded,
     RequestIdReused,
-    Unimplemented,
     Usage,
     VersionMismatch,
     raise_for_status,
@@ -146,8 +146,8 @@ def test_refusals_are_raised_by_their_reason(client: Any, user: str) -> None:
         client.next_of(client.watch_usage(user, cursor="x"))
     with pytest.raises(VersionMismatch):
         client.update_catalog(client.get_catalog().catalog, expected_version=77)
-    with pytest.raises(Unimplemented):
-        client.get_balance(user, at_revision=1)
+    with pytest.raises(EntryNotFound):
+        client.get_balance(user, at_revision=99)
 
     assert short.value.metadata["shortfall"] == "1"
     assert not short.value.outcome_unknown

@@ -268,7 +268,7 @@ def list_rows() -> Iterator[Row]:
     for number in (3, -1, MAX_32, MIN_32):
         yield from setting("ListEntries", "order", {str(number): number})
     for method in ("ListEntries", "WatchUsage"):
-        for number in (0, 15, -1, MAX_32, MIN_32):
+        for number in (0, 16, -1, MAX_32, MIN_32):
             yield row(method, str(number), "kinds[1]", changed_by("kinds", "extend", [3, number]))
     tokens = {
         "garbage": "garbage", "one character": "x", "not base64": "!!!", "not ASCII": "é", "60,000 bytes": "A" * 60_000,

@@ -88,7 +88,7 @@ BROKEN_CATALOGS: dict[str, tuple[str, str]] = {
     "not TOML": ("[operations", "not TOML"),
     "empty": ("", "levels is required (and 1 more"),
     "allowance": (
-        'default_level = "free"\n[levels.free]\nallowance = { credits = 1, period = "day" }\n', "levels.free.allowance",
+        'default_level = "free"\n[levels.free]\nallowance = { credits = 0, period = "day" }\n', "levels.free.allowance",
     ),
 }  # fmt: skip
 

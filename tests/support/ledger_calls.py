@@ -42,13 +42,8 @@ SERVICES = (
 METHODS = {method.input_type.name: method for service in SERVICES for method in service.methods}
 """Every method by the name of its request's type."""
 
-NOT_SERVED = frozenset(
-    {
-        "Reserve", "CommitReservation", "ReleaseReservation", "ExtendReservation", "Refund", "GetReservation",
-        "ListReservations", "VoidGrant", "ListGrants", "AdjustBalance",
-        "ListPackages", "PurchasePackage",
-    }
-)  # fmt: skip
+NOT_SERVED: frozenset[str] = frozenset()
+"""Methods that the protos describe and this version does not serve."""
 
 MAX_TRAILER = 8_192
 """What a client takes by default; an answer with more is dropped, and the caller learns nothing."""
