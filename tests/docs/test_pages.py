@@ -14,7 +14,7 @@ from ledger_harness import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 FOLDERS = "client|docs|examples|migrations|protos|server|tests"
-PARTLY_SERVED = {"GetBalance", "WatchUsage"}
+PARTLY_SERVED = {"WatchUsage"}
 """What the README lists for some option only."""
 
 

@@ -8,10 +8,13 @@ from contextlib import AsyncExitStack
 
 import pytest
 from creditledger_server.domain.account import Account
-from creditledger_server.domain.catalog_document import parse_catalog
-from creditledger_server.domain.commands import Command, Deduct
+from creditledger_server.domain.book import CatalogBook, CatalogVersion
+from creditledger_server.domain.catalog_document import catalog_document, parse_catalog
+from creditledger_server.domain.commands import Command
 from creditledger_server.domain.decide import decide
-from creditledger_server.storage.batch import Wanted, lock_and_load, write_and_commit
+from creditledger_server.ledger.needs import wanted
+from creditledger_server.storage.batch import lock_and_load, write_and_commit
+from creditledger_server.storage.catalogs import insert_catalog
 from creditledger_server.storage.connect import Connection, Database
 from ledger_harness import CATALOG
 
@@ -19,6 +22,7 @@ Connect = Callable[[], Awaitable[Connection]]
 Transact = Callable[[Connection, Sequence[Command]], Awaitable[None]]
 
 _CATALOG = parse_catalog(tomllib.loads(CATALOG.read_text(encoding="utf-8")))
+BOOK = CatalogBook([CatalogVersion(1, _CATALOG, 0)])
 
 
 @pytest.fixture
@@ -46,19 +50,21 @@ def transact() -> Transact:
     """Carries out commands in one transaction, as a lane does."""
 
     async def run(conn: Connection, commands: Sequence[Command]) -> None:
-        uses = {
-            (command.account_id, command.operation, period)
-            for command in commands
-            if isinstance(command, Deduct)
-            for period in _CATALOG.counted_periods(command.operation)
-        }
-        account_ids = sorted({command.account_id for command in commands})
-        requests = [(command.account_id, command.request_id) for command in commands]
-        loaded = await lock_and_load(conn, Wanted(account_ids, requests, sorted(uses)))
+        loaded = await lock_and_load(conn, wanted(commands, _CATALOG))
         accounts = loaded.accounts
         for command in commands:
             account = accounts.setdefault(command.account_id, Account(command.account_id))
-            decide(command, account, _CATALOG, 1, max(loaded.now, account.last_time))
+            decide(command, account, BOOK, max(loaded.now, account.last_time))
         await write_and_commit(conn, accounts.values(), loaded.transaction_id)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def add_catalog() -> Callable[[Connection], Awaitable[None]]:
+    """Makes the catalog of ``transact`` the current one, for whoever looks entries' versions up."""
+
+    async def run(conn: Connection) -> None:
+        await insert_catalog(conn, 1, catalog_document(_CATALOG), None, None)
 
     return run

@@ -8,7 +8,16 @@ from typing import LiteralString
 
 import psycopg
 import pytest
-from creditledger_server.domain.commands import Command, Deduct, GrantCredits, OpenAccount
+from creditledger_server.domain.commands import (
+    Command,
+    Deduct,
+    GrantCredits,
+    OpenAccount,
+    PurchasePackage,
+    Refund,
+    Reserve,
+    VoidGrant,
+)
 from creditledger_server.domain.usage import Usage
 from creditledger_server.ledger.verify import Report, verify_ledger
 from creditledger_server.storage.connect import Connection, Database
@@ -63,11 +72,61 @@ ACCOUNT_VALUES: dict[str, LiteralString] = {
     "head_hash": "sha256('other')",
     "lots": "'[[2,0,1]]'",
     "labels": """'{"other":"label"}'""",
+    "pending": "'[[9,0,1,4102444800000000,0]]'",
+    "allowances": """'{"1":0}'""",
+    "reservations": "reservations + 1",
+}
+
+# What is kept of the account "rich" in other tables, each value another one of the right type.
+KEPT_VALUES: dict[str, dict[str, LiteralString]] = {
+    "reservation": {
+        "account_id": "'nobody'",
+        "revision": "revision + 1",
+        "operation": "'other'",
+        "quantity": "quantity + 1",
+        "amount": "amount + 1",
+        "state": "3",
+        "create_time": "create_time + interval '1 microsecond'",
+        "expire_time": "expire_time + interval '1 microsecond'",
+        "catalog_version": "catalog_version + 1",
+        "draws": "'2:1'",
+        "metrics": """'{"tokens":8}'""",
+    },
+    "grant_lot": {
+        "account_id": "'nobody'",
+        "revision": "revision + 100",
+        "amount": "amount + 1",
+        "priority": "priority + 1",
+        "source": "CASE source WHEN 1 THEN 2 ELSE 1 END",
+        "create_time": "create_time + interval '1 microsecond'",
+        "reason": "'other'",
+        "labels": """'{"other":"label"}'""",
+        "effective_time": "'2099-01-01T00:00:00Z'",
+        "expire_time": "'2099-01-01T00:00:00Z'",
+        "void_time": "'2099-01-01T00:00:00Z'",
+    },
+    "refund": {"account_id": "'nobody'", "revision": "revision + 1", "refunded": "refunded + 1"},
+    "purchase": {
+        "payment_reference": "'other'",
+        "account_id": "'nobody'",
+        "revision": "revision + 1",
+        "package_id": "'other'",
+    },
+    "limit_use": {
+        "account_id": "'nobody'",
+        "operation": "operation || '_2'",
+        "period": "period + 1",
+        "period_start": "period_start - interval '1 day'",
+        "uses": "uses + 1",
+    },
 }
 
 
 # In no entry, so verification cannot know: a place in the feed of commits.
 NOT_HISTORY = {"commit_position"}
+
+# Whether it is right depends on what falls due: see the test of its own.
+BOUND = {"next_due_time"}
 
 _HISTORY: list[Command] = [
     OpenAccount("open", "victim", "free", {"team": "red"}),
@@ -79,6 +138,18 @@ _HISTORY: list[Command] = [
     OpenAccount("open", "bystander"),
 ]
 
+_FAR = 4_000_000_000_000_000  # 2096, in microseconds
+_RICH: list[Command] = [
+    OpenAccount("open", "rich", "pro"),
+    GrantCredits("expiring", "rich", 30, expire_time=_FAR),
+    GrantCredits("later", "rich", 40, effective_time=_FAR, expire_time=_FAR + 1),
+    PurchasePackage("buy", "rich", "starter", "payment-1"),
+    Reserve("reserve", "rich", "voice_creation", 2, {"tokens": 7}),
+    Deduct("deduct", "rich", "script_generation", 3),
+    Refund("refund", "rich", 6, 2),
+    VoidGrant("void", "rich", 4),
+]
+
 # What no trigger and no constraint would let anybody change, they no longer guard.
 _LOWER_GUARDS = """
 ALTER TABLE entry DISABLE TRIGGER USER;
@@ -86,26 +157,36 @@ ALTER TABLE account DROP CONSTRAINT account_adds_up;
 CREATE TABLE original_entry AS TABLE entry;
 CREATE TABLE original_account AS TABLE account;
 """
+_KEEP = "".join(f"CREATE TABLE original_{table} AS TABLE {table};" for table in KEPT_VALUES)
 _RESTORE = """
 DELETE FROM entry;
 DELETE FROM account;
 INSERT INTO entry TABLE original_entry;
 INSERT INTO account TABLE original_account;
 """
+_PUT_BACK = "".join(
+    f"DELETE FROM {table}; INSERT INTO {table} TABLE original_{table};" for table in KEPT_VALUES
+)
 
 
 @pytest.fixture(scope="module")
-def unguarded(shared_dsn: str, transact: Callable[[Connection, Sequence[Command]], Awaitable[None]]) -> str:
-    """The DSN of a ledger of two accounts, with every kind of entry, that takes any change."""
+def unguarded(
+    shared_dsn: str,
+    transact: Callable[[Connection, Sequence[Command]], Awaitable[None]],
+    add_catalog: Callable[[Connection], Awaitable[None]],
+) -> str:
+    """The DSN of a ledger of three accounts that takes any change."""
 
     async def fill() -> None:
         database = Database(shared_dsn, pool_size=1, lock_timeout=1_000, statement_timeout=60_000)
         async with await database.connect() as conn:
-            for command in _HISTORY:
+            await add_catalog(conn)
+            for command in (*_HISTORY, *_RICH):
                 await transact(conn, [command])
 
     asyncio.run(fill())
     _execute(shared_dsn, _LOWER_GUARDS)
+    _execute(shared_dsn, _KEEP)  # type: ignore[arg-type]
     return shared_dsn
 
 
@@ -114,10 +195,11 @@ def ledger(unguarded: str) -> Iterator[str]:
     """That ledger, as it was at first."""
     yield unguarded
     _execute(unguarded, _RESTORE)
+    _execute(unguarded, _PUT_BACK)  # type: ignore[arg-type]
 
 
 async def test_an_untouched_ledger_is_clean(ledger: str) -> None:
-    assert await _verify(ledger) == Report(accounts=2, entries=8, mismatches=[])
+    assert await _verify(ledger) == Report(accounts=3, entries=16, mismatches=[])
 
 
 @pytest.mark.parametrize("revision", [OPENED, GRANTED, DEDUCTED, LEVEL_CHANGED, LAST])
@@ -172,11 +254,32 @@ async def test_a_balance_that_was_shifted_within_its_sum_is_named(ledger: str) -
     _assert_named(await _verify(ledger), LAST)
 
 
-@pytest.mark.parametrize(("table", "values"), [("entry", OTHER_VALUES), ("account", ACCOUNT_VALUES)])
+@pytest.mark.parametrize(
+    ("table", "column"), [(table, column) for table, values in KEPT_VALUES.items() for column in values]
+)
+async def test_what_other_tables_keep_of_an_account_is_verified_too(
+    ledger: str, table: str, column: str
+) -> None:
+    with psycopg.connect(ledger) as conn:
+        statement = f"UPDATE {table} SET {column} = {KEPT_VALUES[table][column]} WHERE account_id = 'rich'"
+        assert conn.execute(statement.encode()).rowcount
+    assert [text for text in (await _verify(ledger)).mismatches if text.startswith("rich ")]
+
+
+@pytest.mark.parametrize("value", ["NULL", "next_due_time + interval '1 microsecond'"])
+async def test_a_due_time_that_is_too_late_is_named(ledger: str, value: LiteralString) -> None:
+    _change_one(ledger, f"UPDATE account SET next_due_time = {value} WHERE account_id = 'rich'")
+    [mismatch] = (await _verify(ledger)).mismatches
+    assert mismatch.startswith("rich revision 8: the next due time")
+
+
+@pytest.mark.parametrize(
+    ("table", "values"), [("entry", OTHER_VALUES), ("account", ACCOUNT_VALUES), *KEPT_VALUES.items()]
+)
 def test_every_column_was_tampered_with(dsn: str, table: str, values: dict[str, LiteralString]) -> None:
     with psycopg.connect(dsn) as conn:
         query = "SELECT column_name FROM information_schema.columns WHERE table_name = %s"
-        assert {row[0] for row in conn.execute(query, [table])} - NOT_HISTORY == set(values)
+        assert {row[0] for row in conn.execute(query, [table])} - NOT_HISTORY - BOUND == set(values)
 
 
 async def _verify(dsn: str) -> Report:

@@ -32,7 +32,7 @@ class Kept(NamedTuple):
     grants: dict[int, Grant]
     reservations: dict[int, Reservation]
     refunded: dict[int, int]
-    payments: dict[str, int]
+    payments: dict[str, tuple[int, str]]
 
 
 class _Move(NamedTuple):
@@ -179,7 +179,7 @@ class Audit:
         if "period" in told:
             self.account.allowances[Period(told["period"])] = told["period_start_us"]
         if "payment_reference" in told:
-            self.kept.payments[told["payment_reference"]] = grant.revision
+            self.kept.payments[told["payment_reference"]] = (grant.revision, told["package_id"])
         if grant.effective_time is None:
             self.account.add_lot(grant.lot(grant.amount))
             return _Move(amount=grant.amount)

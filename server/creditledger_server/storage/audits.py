@@ -24,7 +24,7 @@ _KEPT = [
         ("grant_lot", GRANT_COLUMNS),
         ("reservation", RESERVATION_COLUMNS),
         ("refund", "account_id, revision, refunded"),
-        ("purchase", "account_id, payment_reference, revision"),
+        ("purchase", "account_id, payment_reference, revision, package_id"),
     )
 ]
 
@@ -64,8 +64,8 @@ async def read_kept(conn: Connection, account_ids: Sequence[str]) -> dict[str, K
         kept[reservation.account_id].reservations[reservation.revision] = reservation
     for account_id, revision, refunded in refunds:
         kept[account_id].refunded[revision] = refunded
-    for account_id, reference, revision in payments:
-        kept[account_id].payments[reference] = revision
+    for account_id, reference, *credited in payments:
+        kept[account_id].payments[reference] = (credited[0], credited[1])
     return kept
 
 
