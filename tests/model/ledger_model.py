@@ -15,8 +15,7 @@ What those documents leave open, and the model has to assume:
 - Limits of a commit are those of the account's level in the catalog that is current, its price that of the pinned one.
 - catalog_version: of COMMITTED and EXTENDED the pinned one, of REFUNDED that of the refunded entry; the current one of
   RELEASED, RESERVATION_EXPIRED, OPENED, LEVEL_CHANGED, STATE_CHANGED, and of what an allowance or package granted.
-- Deduct, Reserve and CanPerform look up level and operation before the account's state; what else depends on the
-  catalog or the time (a package, a level to move to, a grant that has expired already) comes after it.
+- Names that the catalog lacks and a grant that has expired already are told before the account's state, everywhere.
 - A reservation that an extension would make older than 24 h is FIELD_INVALID, as is a grant that has already expired,
   a refund of what is neither deduction nor commit, and one grant too many (decision 2).
 - Pending grants are no part of GetBalance.grants. A balance before the account was opened is ACCOUNT_NOT_FOUND.

@@ -42,10 +42,10 @@ def open_account(call: Call) -> Plain:
 
 def update_account(call: Call) -> Plain:
     """UpdateAccount."""
-    refuse_if_closed(call)
     account, request, mask = call.account, call.request, call.request["update_mask"]
     if "level" in mask and request["level"] not in call.catalog.levels:
         raise Refused("LEVEL_UNKNOWN", level=request["level"])
+    refuse_if_closed(call)
     moves = "level" in mask and request["level"] != account.level
     if "level" in mask:
         account.level = request["level"]
@@ -90,11 +90,11 @@ def grant_credits(call: Call) -> Plain:
     """GrantCredits."""
     request, account = call.request, call.account
     effective, expires = request.get("effective_time"), request.get("expire_time")
-    refuse_if_closed(call)
-    refuse_if_full(call)
     if expires is not None and expires <= call.now:
         call.notes["grant expired before"] += 1
         raise Refused("FIELD_INVALID", "expire_time")
+    refuse_if_closed(call)
+    refuse_if_full(call)
     later = effective is not None and effective > call.now
     grant = Grant(
         account.revision + 1, request["amount"], request["amount"], call.now, "ADMIN", request.get("priority", 0),
@@ -150,9 +150,9 @@ def adjust(call: Call) -> Plain:
 def purchase(call: Call, purchases: Purchases) -> Plain:
     """PurchasePackage, of a payment that was not credited before."""
     request, account = call.request, call.account
-    refuse_if_closed(call)
     if request["package_id"] not in call.catalog.packages:
         raise Refused("PACKAGE_UNKNOWN", packageId=request["package_id"])
+    refuse_if_closed(call)
     credits_ = call.catalog.packages[request["package_id"]]["credits"]
     grant = Grant(account.revision + 1, credits_, credits_, call.now, "PACKAGE")
     entry = _make_grant(call, "GRANTED", grant, catalog_version=call.catalog.version)
