@@ -76,7 +76,7 @@ CALL = cast(Context, Call())
 
 
 def service(notes: Notes) -> CreditLedgerService:
-    return CreditLedgerService(cast(Any, notes), cast(Any, notes), default_deadline=10)  # type: ignore[abstract]
+    return CreditLedgerService(cast(Any, notes), cast(Any, notes), default_deadline=10)
 
 
 def deduct(request_id: str, account_id: str = "ann", operation: str = "voice") -> pb.DeductRequest:

@@ -127,8 +127,7 @@ def _create_server(
     options = (*_OPTIONS, ("grpc.so_reuseport", int(share_port)))
     server = grpc.aio.server(interceptors=[Boundary()], options=options)
     deadline = settings.default_deadline_ms / 1_000
-    # Abstract to mypy only: the generated base answers for the methods that are not served yet.
-    credit_ledger = CreditLedgerService(ledger, watcher, deadline)  # type: ignore[abstract]
+    credit_ledger = CreditLedgerService(ledger, watcher, deadline)
     ledger_admin = LedgerAdminService(ledger, deadline)
     add_CreditLedgerServicer_to_server(credit_ledger, server)
     add_LedgerAdminServicer_to_server(ledger_admin, server)
