@@ -272,6 +272,7 @@ def test_work_that_fails_after_a_commit_without_an_answer_is_not_released(
     with pytest.raises(CreditLedgerError) as caught:
         blocks.run(lambda block: block.commit(), options=NO_RETRIES, commit_timeout=0.1)
     assert caught.value.outcome_unknown
+    assert len(caught.value.__notes__) == 1
     assert not server.requests["ReleaseReservation"]
     with pytest.raises(RuntimeError, match="outcome is unknown"):
         blocks.call("release")
