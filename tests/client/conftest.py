@@ -23,6 +23,7 @@ from creditledger.v1.ledger_admin_pb2_grpc import add_LedgerAdminServicer_to_ser
 from google.protobuf import message_factory
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
+from reservation_blocks import AsyncBlocks, Blocks, SyncBlocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -176,6 +177,14 @@ def callers(request: pytest.FixtureRequest, server: FakeServer, accounts: Accoun
     for event in accounts.held.values():
         event.set()
     running.end()
+
+
+@pytest.fixture(params=[SyncBlocks, AsyncBlocks], ids=["sync", "async"])
+def blocks(request: pytest.FixtureRequest, server: FakeServer) -> Iterator[Blocks]:
+    """Blocks of reserved work by each client."""
+    running: Blocks = request.param(server.target)
+    yield running
+    running.close()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 from creditledger import (
     AdjustBalanceResponse,
     AsyncCreditLedgerClient,
+    AsyncReservationBlock,
     AsyncUsageWatch,
     BatchDeductResponse,
     CanPerformResponse,
@@ -42,6 +43,8 @@ from creditledger import (
     PurchasePackageResponse,
     RefundResponse,
     ReleaseReservationResponse,
+    Reservation,
+    ReservationBlock,
     ReservationState,
     ReserveResponse,
     SummarizeUsageResponse,
@@ -94,6 +97,14 @@ def sync_methods_return_responses(client: CreditLedgerClient) -> None:
     assert_type(client.update_catalog(Catalog()), UpdateCatalogResponse)
     assert_type(client.verify_account("u"), VerifyAccountResponse)
     assert_type(client.get_server_info(), GetServerInfoResponse)
+    with client.reserve("u", "o", ttl=timedelta(minutes=5), commit_timeout=60) as block:
+        assert_type(block, ReservationBlock)
+        assert_type(block.reservation, Reservation)
+        block.quantity = 2
+        block.usage(service="openai", metrics={"tokens": 1}, outcome=Usage.OUTCOME_SUCCEEDED)
+        assert_type(block.release(reason="failed"), ReleaseReservationResponse)
+    assert_type(block.commit(), CommitReservationResponse)
+    assert_type(block.response, CommitReservationResponse)
     assert_type(client.watch_usage("u"), UsageWatch)
     for message in client.watch_usage(["u"]):
         assert_type(message, WatchUsageResponse)
@@ -131,6 +142,10 @@ async def async_methods_return_coroutines_of_them(client: AsyncCreditLedgerClien
     assert_type(await client.update_catalog(Catalog()), UpdateCatalogResponse)
     assert_type(await client.verify_account("u"), VerifyAccountResponse)
     assert_type(await client.get_server_info(), GetServerInfoResponse)
+    async with client.reserve("u", "o", ttl=ttl, commit_timeout=60) as block:
+        assert_type(block, AsyncReservationBlock)
+        assert_type(await block.release(reason="failed"), ReleaseReservationResponse)
+    assert_type(await block.commit(), CommitReservationResponse)
     assert_type(client.watch_usage("u"), AsyncUsageWatch)
     async for message in client.watch_usage():
         assert_type(message, WatchUsageResponse)
@@ -145,6 +160,8 @@ def mistakes_are_told(client: CreditLedgerClient) -> None:
     client.get_account("u", timeout="soon")  # type: ignore[arg-type]
     client.extend_reservation("u", "r1")  # type: ignore[call-arg]
     client.adjust_balance("u", -5)  # type: ignore[call-arg]
+    client.reserve("u", "o").usage(tokens=5)  # type: ignore[call-arg]
+    _ = client.reserve("u", "o").reservation_id  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("client", [CreditLedgerClient, AsyncCreditLedgerClient])
@@ -157,11 +174,15 @@ def test_methods_show_their_keywords_and_response(client: type) -> None:
     assert "Charge an account" in client.deduct.__doc__  # type: ignore[attr-defined]
 
 
+OTHERS = {"close", "reserve", "watch_usage"}
+"""Methods that are no unary call."""
+
+
 def methods() -> list[str]:
     return [
         name
         for name, value in inspect.getmembers(CreditLedgerClient, inspect.isfunction)
-        if not name.startswith("_") and name not in {"close", "watch_usage"}
+        if not name.startswith("_") and name not in OTHERS
     ]
 
 
@@ -178,3 +199,23 @@ def test_every_method_takes_a_timeout_and_is_documented(name: str) -> None:
 def test_exactly_the_async_methods_are_coroutine_functions(name: str) -> None:
     assert inspect.iscoroutinefunction(getattr(AsyncCreditLedgerClient, name))
     assert not inspect.iscoroutinefunction(getattr(CreditLedgerClient, name))
+
+
+@pytest.mark.parametrize("name", ["reserve", "watch_usage"])
+def test_both_clients_take_the_same_for_what_is_more_than_a_call(name: str) -> None:
+    sync, async_ = getattr(CreditLedgerClient, name), getattr(AsyncCreditLedgerClient, name)
+    assert inspect.signature(sync).parameters == inspect.signature(async_).parameters
+    for parameter in list(inspect.signature(sync).parameters)[1:]:
+        assert f"{parameter}: " in sync.__doc__
+        assert f"{parameter}: " in async_.__doc__
+
+
+def test_both_blocks_offer_the_same() -> None:
+    def offered(block: type) -> dict[str, Any]:
+        return {
+            name: inspect.signature(value).parameters if inspect.isfunction(value) else type(value)
+            for name, value in inspect.getmembers(block)
+            if not name.startswith("_")
+        }
+
+    assert offered(ReservationBlock) == offered(AsyncReservationBlock)
