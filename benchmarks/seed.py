@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 from creditledger_server.domain.account import Account
-from creditledger_server.domain.catalog import Catalog
+from creditledger_server.domain.book import CatalogBook, CatalogVersion
 from creditledger_server.domain.commands import Deduct, GrantCredits, OpenAccount
 from creditledger_server.domain.decide import decide
 from creditledger_server.domain.entry import Entry, draws_text, limits_text
@@ -73,14 +73,14 @@ def _shares(parts: Iterable[tuple[int, int]]) -> Iterator[tuple[range, int]]:
 
 def load(dsn: str, numbers: range, deductions: int) -> None:
     """Loads the accounts of these numbers."""
-    catalog = load_catalog()
+    book = CatalogBook([CatalogVersion(1, load_catalog(), 0)])
     waiting = iter(numbers)
     with psycopg.connect(dsn) as conn:
         while True:
-            accounts = [_opened(number, catalog) for number in itertools.islice(waiting, _ACCOUNTS_AT_ONCE)]
+            accounts = [_opened(number, book) for number in itertools.islice(waiting, _ACCOUNTS_AT_ONCE)]
             if not accounts:
                 return
-            for written in _histories(accounts, catalog, deductions):
+            for written in _histories(accounts, book, deductions):
                 _copy(conn, "entry", _ENTRY_COLUMNS, map(_entry_fields, written))
             grants = [grant for account in accounts for grant in account.new_grants]
             _copy(conn, "grant_lot", _GRANT_COLUMNS, map(_grant_fields, grants))
@@ -88,21 +88,21 @@ def load(dsn: str, numbers: range, deductions: int) -> None:
             conn.commit()
 
 
-def _opened(number: int, catalog: Catalog) -> Account:
+def _opened(number: int, book: CatalogBook) -> Account:
     name = account_name(number)
     account = Account(name)
-    decide(OpenAccount("open", name, LEVEL), account, catalog, 1, _START)
-    decide(GrantCredits("grant", name, CREDITS), account, catalog, 1, _START)
+    decide(OpenAccount("open", name, LEVEL), account, book, _START)
+    decide(GrantCredits("grant", name, CREDITS), account, book, _START)
     return account
 
 
-def _histories(accounts: Iterable[Account], catalog: Catalog, deductions: int) -> Iterator[list[Entry]]:
+def _histories(accounts: Iterable[Account], book: CatalogBook, deductions: int) -> Iterator[list[Entry]]:
     """The entries of all accounts, in pieces; an account forgets what it has told."""
     piece: list[Entry] = []
     for account in accounts:
         for number in range(deductions):
             command = Deduct(f"{random.getrandbits(128):032x}", account.account_id, OPERATION)
-            decide(command, account, catalog, 1, _START + number)
+            decide(command, account, book, _START + number)
             if len(account.written) == _ENTRIES_AT_ONCE:
                 yield _forgotten(account)
         piece += _forgotten(account)
@@ -144,9 +144,10 @@ def _entry_fields(e: Entry) -> tuple[Any, ...]:
 def _account_fields(a: Account) -> tuple[Any, ...]:
     return (
         a.account_id, a.revision, a.level, int(a.state), a.labels, a.available, a.reserved, a.spent, a.forfeited,
-        iso_time(a.create_time), iso_time(a.last_time), a.commit_position, a.head_hash, lots_text(a.lots), a.granted,
+        iso_time(a.create_time), iso_time(a.last_time), a.commit_position, a.head_hash, lots_text(a.lots), None, "[]",
+        "{}", 0, a.granted,
     )  # fmt: skip
 
 
 def _grant_fields(grant: Any) -> tuple[Any, ...]:
-    return (*grant[:5], iso_time(grant.create_time), *grant[6:])
+    return (*grant[:4], int(grant.source), iso_time(grant.create_time), grant.reason, grant.labels)

@@ -31,7 +31,17 @@ class Mutant(NamedTuple):
 
 SERVER = "server/creditledger_server"
 ACCOUNT = f"{SERVER}/domain/account.py"
+BOOK = f"{SERVER}/domain/book.py"
 DECIDE = f"{SERVER}/domain/decide.py"
+EVALUATE = f"{SERVER}/domain/evaluate.py"
+GRANTS = f"{SERVER}/domain/grant_rules.py"
+HOLDS = f"{SERVER}/domain/holds.py"
+LEVELS = f"{SERVER}/domain/levels.py"
+LOTS = f"{SERVER}/domain/lots.py"
+REFUNDS = f"{SERVER}/domain/refund_rules.py"
+RESERVATIONS = f"{SERVER}/domain/reservation_rules.py"
+SETTLE = f"{SERVER}/domain/settle.py"
+RECORDS = f"{SERVER}/storage/records.py"
 ENTRY = f"{SERVER}/domain/entry.py"
 LANE = f"{SERVER}/ledger/lane.py"
 WRITER = f"{SERVER}/ledger/writer.py"
@@ -48,6 +58,7 @@ CLIENT_BATCHING = "client/creditledger/_batches.py"
 CLIENT_WATCH = "client/creditledger/_watch.py"
 CLIENT_FIELDS = "client/creditledger/_fields.py"
 
+TIME_TESTS = "tests/unit/test_domain_time.py"
 INTERLEAVINGS = "tests/race/test_race_interleavings.py"
 DECIDE_TESTS = "tests/unit/test_domain_decide.py"
 REQUEST_IDS = "tests/rpc/test_rpc_request_ids.py"
@@ -58,14 +69,14 @@ COMMIT_EARLY = 'yield Statement("commit_1", "COMMIT"), (); yield Statement("begi
 MUTANTS = (
     Mutant(
         "a credit more than there is may be spent",
-        DECIDE,
+        EVALUATE,
         "if cost > account.available:",
         "if cost > account.available + 1:",
         ("tests/rpc/test_rpc_deduct.py::test_the_last_credit_can_be_spent_and_not_one_more",),
     ),
     Mutant(
         "a limit is one use too strict",
-        DECIDE,
+        EVALUATE,
         "0 <= state.limit < state.used + quantity",
         "0 <= state.limit <= state.used + quantity",
         (f"{DECIDE_TESTS}::test_uses_up_to_the_limit_are_accepted_and_told",),
@@ -79,7 +90,7 @@ MUTANTS = (
     ),
     Mutant(
         "a round's second deduction does not see the first",
-        DECIDE,
+        EVALUATE,
         "if cost > account.available:",
         "if cost > account.available + sum(entry.cost for entry in account.written):",
         (f"{DECIDE_TESTS}::test_as_many_deductions_succeed_as_the_balance_pays_for",),
@@ -237,9 +248,9 @@ MUTANTS = (
     Mutant(
         "request ids looked up before the lock",
         BATCH,
-        "_, accounts, requests, *uses = await conn.exchange(*statements)",
+        "_, accounts, requests, *rest = await conn.exchange(*statements)",
         "begin, lock, ids, *more = statements\n"
-        "    _, requests, accounts, *uses = await conn.exchange(begin, ids, lock, *more)",
+        "    _, requests, accounts, *rest = await conn.exchange(begin, ids, lock, *more)",
         (
             f"{INTERLEAVINGS}"
             "::test_two_servers_that_begin_one_request_before_either_decides_carry_it_out_once",
@@ -262,10 +273,8 @@ MUTANTS = (
     Mutant(
         "an account's time follows a clock that steps back",
         WRITER,
-        """max(
-        loaded.now, account.last_time
-    )""",
-        "loaded.now",
+        "return max(loaded.now, account.last_time)",
+        "return loaded.now",
         (f"{INTERLEAVINGS}::test_the_time_of_an_account_never_steps_back",),
     ),
     Mutant(
@@ -367,5 +376,93 @@ MUTANTS = (
         '"synchronous_commit": "on"',
         '"synchronous_commit": "off"',
         ("tests/storage/test_storage_durability.py",),
+    ),
+    Mutant(
+        "a grant can be spent at the instant at which it expires",
+        SETTLE,
+        "account.last_time < lot.expire_time <= now",
+        "account.last_time < lot.expire_time < now",
+        (f"{TIME_TESTS}::test_a_grant_can_be_spent_until_the_microsecond_before_it_expires",),
+    ),
+    Mutant(
+        "what time does is written with the time of whoever writes it",
+        ACCOUNT,
+        "fields = (\n            self.account_id, self.revision + 1, kind, now,",
+        "now = now if request_id else max(now, self.last_time + 1)\n"
+        "        fields = (\n            self.account_id, self.revision + 1, kind, now,",
+        (f"{TIME_TESTS}::test_an_allowance_comes_with_opening_and_at_every_midnight_and_ends_there",),
+    ),
+    Mutant(
+        "an allowance comes again with every change of level",
+        LEVELS,
+        "account.allowances.get(allowance.period) == start",
+        "False",
+        (f"{TIME_TESTS}::test_whoever_changes_levels_back_and_forth_has_one_allowance_per_period",),
+    ),
+    Mutant(
+        "allowances are those of the newest catalog",
+        SETTLE,
+        "version, catalog, _ = book.at(due.time)\n    if allowance",
+        "version, catalog, _ = book.versions[-1]\n    if allowance",
+        (f"{TIME_TESTS}::test_the_catalog_at_the_beginning_of_the_period_says_how_much",),
+    ),
+    Mutant(
+        "a commit is priced by the current catalog",
+        RESERVATIONS,
+        "pinned = book.of_version(reservation.catalog_version)",
+        "pinned = book.current",
+        (f"{TIME_TESTS}::test_a_commit_is_priced_by_the_catalog_at_which_it_was_reserved",),
+    ),
+    Mutant(
+        "a late commit is not checked",
+        RESERVATIONS,
+        'raise _ended(reservation, f", and {denial.message}") from None',
+        "pass",
+        (f"{TIME_TESTS}::test_a_late_commit_that_does_not_fit_is_refused_as_expired",),
+    ),
+    Mutant(
+        "what is held comes back to a grant that has ended",
+        LOTS,
+        "alive = returned if lot.expire_time > now else 0",
+        "alive = returned",
+        (f"{TIME_TESTS}::test_held_credits_outlive_their_grant_for_their_commit_and_for_nothing_else",),
+    ),
+    Mutant(
+        "uses of a released reservation stay counted",
+        HOLDS,
+        "    return_uses(account, book.of_version(reservation.catalog_version), reservation, reservation.quantity)\n",
+        "",
+        (f"{TIME_TESTS}::test_a_release_gives_credits_and_uses_back",),
+    ),
+    Mutant(
+        "refunds forget the ones before",
+        REFUNDS,
+        "account.records.refunded[charged.revision] = before + amount",
+        "account.records.refunded[charged.revision] = amount",
+        ("tests/race/test_race_reservations.py::test_refunds_of_one_entry_never_exceed_its_cost",),
+    ),
+    Mutant(
+        "refunds are not loaded",
+        RECORDS,
+        "accounts[row[1]].records.refunded[entry.revision] = row[0]",
+        "accounts[row[1]].records.refunded[entry.revision] = 0",
+        ("tests/race/test_race_reservations.py::test_refunds_of_one_entry_never_exceed_its_cost",),
+    ),
+    Mutant(
+        "a payment is credited once per account",
+        RECORDS,
+        "WHERE purchase.payment_reference = wanted.payment_reference LIMIT 1",
+        "WHERE purchase.payment_reference = wanted.payment_reference"
+        " AND purchase.account_id = wanted.account_id LIMIT 1",
+        ("tests/race/test_race_reservations.py::test_a_payment_is_credited_once_in_the_whole_ledger",),
+    ),
+    Mutant(
+        "reservations that have run out are not loaded",
+        WRITER,
+        "        if run_out:\n            await load_run_out(conn, run_out, loaded.now)\n",
+        "",
+        (
+            "tests/race/test_race_reservations.py::test_each_of_2000_reservations_ends_once_by_commit_release_or_expiry",
+        ),
     ),
 )

@@ -129,7 +129,7 @@ def test_a_grant_is_spent_before_its_end_and_never_after(
 
     counted = Counter(word for word, _ in outcomes)
     assert set(counted) == {"OK", "INSUFFICIENT_CREDITS"}, counted
-    late = rows(dsn, "SELECT count(*) FROM entry WHERE kind IN (4, 5) AND create_time >= %s", end)  # type: ignore[arg-type]
+    late = rows(dsn, "SELECT count(*) FROM entry WHERE kind IN (4, 5) AND create_time >= %s", end)
     assert late == [(0,)]
     assert all(failure.decided[1] >= end for word, failure in outcomes if word != "OK")
     balance = ledger.balance(account).balance
@@ -166,10 +166,11 @@ def test_two_servers_and_their_sweepers_enter_a_new_day_together_with_one_allowa
         call_all(
             targets,
             [
-                kind(account_id=name, operation="chat_refinement", **extra)
+                request
                 for name in accounts
-                for kind, extra in (
-                    (pb.DeductRequest, {"request_id": unique()}), (pb.CanPerformRequest, {}),
+                for request in (
+                    pb.DeductRequest(request_id=unique(), account_id=name, operation="chat_refinement"),
+                    pb.CanPerformRequest(account_id=name, operation="chat_refinement"),
                 )
             ],
         )  # fmt: skip

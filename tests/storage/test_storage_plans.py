@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 import pytest
-from creditledger_server.domain.account import Account, Grant
+from creditledger_server.domain.account import Account, Grant, GrantSource
 from creditledger_server.domain.entry import EntryKind
 from creditledger_server.domain.periods import Period
 from creditledger_server.storage import batch, commits, reads, usage
@@ -91,7 +91,7 @@ async def write(conn: Connection) -> None:
     for account in (known, opened):
         account.post(EntryKind.LEVEL_CHANGED, max(loaded.now, account.last_time))
         account.count_uses("script_generation", Period.MONTH, 1, loaded.now)
-        grant = Grant(account.account_id, account.revision, 1, 0, 1, loaded.now, "", "{}")
+        grant = Grant(account.account_id, account.revision, 1, 0, GrantSource.ADMIN, loaded.now, "", "{}")
         account.new_grants.append(grant)
     await batch.write_and_commit(conn, [known, opened], loaded.transaction_id)
 

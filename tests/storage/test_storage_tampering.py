@@ -186,7 +186,7 @@ def unguarded(
 
     asyncio.run(fill())
     _execute(shared_dsn, _LOWER_GUARDS)
-    _execute(shared_dsn, _KEEP)  # type: ignore[arg-type]
+    _execute(shared_dsn, _KEEP)
     return shared_dsn
 
 
@@ -195,7 +195,7 @@ def ledger(unguarded: str) -> Iterator[str]:
     """That ledger, as it was at first."""
     yield unguarded
     _execute(unguarded, _RESTORE)
-    _execute(unguarded, _PUT_BACK)  # type: ignore[arg-type]
+    _execute(unguarded, _PUT_BACK)
 
 
 async def test_an_untouched_ledger_is_clean(ledger: str) -> None:

@@ -30,7 +30,11 @@ PINNED: list[tuple[Command, str]] = [
 
 def changed(command: Any, **fields: object) -> Any:
     """A copy of a command with other fields: one is a tuple, because so many are made, the others are dataclasses."""
-    return command._replace(**fields) if isinstance(command, tuple) else replace(command, **fields)
+    return (
+        type(command)(**{**command._asdict(), **fields})
+        if isinstance(command, Deduct)
+        else replace(command, **fields)
+    )
 
 
 @pytest.mark.parametrize(("command", "pinned"), PINNED)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from creditledger.v1 import resources_pb2 as pb
-from creditledger_server.domain.account import Account, AccountState, Grant
+from creditledger_server.domain.account import Account, AccountState, Grant, GrantSource
 from creditledger_server.domain.entry import Draw, Entry, EntryKind, LimitState
 from creditledger_server.domain.periods import Period
 from creditledger_server.domain.usage import Usage
@@ -198,7 +198,7 @@ def test_the_account_that_an_entry_opened_is_told_as_it_was_then() -> None:
 def test_a_grant_is_told_alike_from_its_entry_and_from_its_terms() -> None:
     details = '{"labels":{"a":"b"},"priority":-3,"reason":"sorry","source":1}'
     entry = ENTRY._replace(kind=EntryKind.GRANTED, amount=9, details=details)
-    terms = Grant("ann", 7, 9, -3, 1, NOW, "sorry", '{"a":"b"}')
+    terms = Grant("ann", 7, 9, -3, GrantSource.ADMIN, NOW, "sorry", '{"a":"b"}')
     assert convert.new_grant(entry) == convert.grant(terms, 9)
     assert convert.grant(terms, 4) == pb.Grant(
         grant_id="g7", account_id="ann", amount=9, remaining=4, priority=-3, source=pb.GRANT_SOURCE_ADMIN,

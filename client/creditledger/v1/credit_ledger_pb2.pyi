@@ -1128,7 +1128,9 @@ Global___ListEntriesResponse: typing_extensions.TypeAlias = ListEntriesResponse
 
 @typing.final
 class SummarizeUsageRequest(google.protobuf.message.Message):
-    """What to sum."""
+    """What to sum. An answer has at most 10,000 rows, 4 MiB and sums of 64 bits; more is FIELD_INVALID of bucket: ask for
+    larger or smaller buckets, fewer operations or a shorter span.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1143,10 +1145,12 @@ class SummarizeUsageRequest(google.protobuf.message.Message):
     bucket: Global___UsageBucket.ValueType
     """Optional. How finely to divide."""
     time_zone: builtins.str
-    """Optional. The IANA time zone whose days count; absent: UTC."""
+    """Optional. The IANA time zone whose days count, for example "Europe/Berlin"; absent: UTC. Its days must begin on a
+    quarter of an hour of UTC while the account has entries in the span, as those of every zone do today.
+    """
     @property
     def operations(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Optional. Only these operations; empty: all."""
+        """Optional. Only these operations, at most 1,000; empty: all. One that was never charged has no rows."""
 
     @property
     def start_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
@@ -1154,7 +1158,7 @@ class SummarizeUsageRequest(google.protobuf.message.Message):
 
     @property
     def end_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """Optional. Until when, exclusive; absent: now."""
+        """Optional. Until when, exclusive, not earlier than start_time; absent: now. Entries count by their create_time."""
 
     def __init__(
         self,
@@ -1207,24 +1211,28 @@ class UsageRow(google.protobuf.message.Message):
     operation: builtins.str
     """Output only. The operation."""
     uses: builtins.int
-    """Output only. How many uses succeeded."""
+    """Output only. How many uses succeeded. A refund takes none away."""
     failures: builtins.int
-    """Output only. How many attempts failed."""
+    """Output only. How many uses failed."""
     credits: builtins.int
-    """Output only. What was charged, less refunds."""
+    """Output only. What was charged, less what was refunded in this bucket, for charges of whatever time: may be negative."""
     average_credits: builtins.str
-    """Output only. credits ÷ uses as a decimal number with six places, rounded half up; "0.000000" without uses."""
+    """Output only. credits ÷ uses as a decimal number with six places, rounded half up, of negative credits away from zero
+    as well; "0.000000" without uses.
+    """
     @property
     def bucket_start(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """Output only. When the bucket begins; absent for NONE."""
+        """Output only. When the bucket begins, which may be before start_time; absent for NONE."""
 
     @property
     def metrics(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]:
-        """Output only. The sums of the metrics by name."""
+        """Output only. The sums of the metrics by name, of failed uses as well."""
 
     @property
     def response_time(self) -> google.protobuf.duration_pb2.Duration:
-        """Output only. The mean response time of those uses that told one."""
+        """Output only. The mean response time of those entries that told one, of failed uses as well, cut to the microsecond;
+        absent where none did.
+        """
 
     def __init__(
         self,
@@ -1254,7 +1262,7 @@ class SummarizeUsageResponse(google.protobuf.message.Message):
     ROWS_FIELD_NUMBER: builtins.int
     @property
     def rows(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___UsageRow]:
-        """Output only. By bucket, then operation."""
+        """Output only. By bucket, then operation; none for a bucket and operation without entries."""
 
     def __init__(
         self,
