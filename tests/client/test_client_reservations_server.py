@@ -171,18 +171,17 @@ def test_as_many_blocks_of_many_threads_succeed_as_credits_allow(
     client: CreditLedgerClient, account: str
 ) -> None:
     client.adjust_balance(account, -60, reason="for this test")
-    together = threading.Barrier(32)
-    held = threading.Barrier(20)
+    # No block ends, and gives credits back, before each has been let in or refused.
+    decided = threading.Barrier(32)
 
     def work(number: int) -> str:
-        together.wait(30)
         try:
             with client.reserve(account, "video_processing", request_id=f"job-{number}", timeout=30):
-                # No block ends before as many as there can be hold their credits.
-                held.wait(30)
+                decided.wait(30)
                 if number % 2:
                     raise KeyError(number)
         except InsufficientCredits:
+            decided.wait(30)
             return "refused"
         except KeyError:
             return "failed"
