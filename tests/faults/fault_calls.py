@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC
 from pathlib import Path
 from typing import Any, Protocol
 
 import grpc
 from creditledger import AsyncCreditLedgerClient, CreditLedgerError
 from creditledger.v1 import credit_ledger_pb2 as pb
+from creditledger.v1 import ledger_admin_pb2 as admin_pb
 from creditledger.v1 import resources_pb2
 from creditledger.v1.credit_ledger_pb2_grpc import CreditLedgerStub
 from creditledger.v1.error_reason_pb2 import ErrorReason
@@ -91,14 +93,36 @@ class ClientSender:
                     request.account_id, request.operation, quantity=request.quantity, usage=usage,
                     request_id=request.request_id, timeout=timeout,
                 )  # fmt: skip
-        return await client.grant_credits(
-            request.account_id, request.amount, priority=request.priority, reason=request.reason,
-            request_id=request.request_id, timeout=timeout,
-        )  # fmt: skip
+            case admin_pb.GrantCreditsRequest():
+                expire = request.expire_time.ToDatetime(UTC) if request.HasField("expire_time") else None
+                return await client.grant_credits(
+                    request.account_id, request.amount, priority=request.priority, reason=request.reason,
+                    expire_time=expire, request_id=request.request_id, timeout=timeout,
+                )  # fmt: skip
+        return await _send_reservation(client, request, timeout)
 
     async def close(self) -> None:
         """See Sender."""
         await self._client.close()
+
+
+async def _send_reservation(client: AsyncCreditLedgerClient, request: Any, timeout: float) -> Any:
+    common = {"request_id": request.request_id, "timeout": timeout}
+    match request:
+        case pb.ReserveRequest():
+            use = (request.account_id, request.operation)
+            ttl = request.ttl.ToTimedelta()
+            return await client.create_reservation(*use, quantity=request.quantity, ttl=ttl, **common)
+        case pb.CommitReservationRequest():
+            usage = request.usage if request.HasField("usage") else None
+            held = (request.account_id, request.reservation_id)
+            return await client.commit_reservation(*held, quantity=request.quantity, usage=usage, **common)
+        case pb.ReleaseReservationRequest():
+            return await client.release_reservation(request.account_id, request.reservation_id, **common)
+        case pb.ExtendReservationRequest():
+            held = (request.account_id, request.reservation_id)
+            return await client.extend_reservation(*held, ttl=request.ttl.ToTimedelta(), **common)
+    return await client.refund(request.account_id, request.revision, amount=request.amount, **common)
 
 
 class Caller:

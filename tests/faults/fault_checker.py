@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from fault_history import OK, READS, REFUSALS, UNKNOWN, UNTRIED, Call
-from fault_model import MOST_LOTS, PRICES, RULES, Account, Entry
+from fault_model import RULES, TIME_KINDS, Account
+from fault_reservations import commit_denials, ended, refund_denials
+from fault_terms import MOST_LOTS, PRICES, Entry
 
 WORDS = ("lost", "doubled", "phantom", "wrong", "stale", "diverged", "leaked", "gaps")
 
@@ -129,7 +131,8 @@ class _AccountCheck:
             elif entry.revision <= previous:
                 self._tell("doubled", f"revision {entry.revision} comes twice")
             previous = entry.revision
-            self._check_asked_for(entry)
+            if entry.kind not in TIME_KINDS or entry.request_id:
+                self._check_asked_for(entry)
             self._check_entry(entry)
             self._check_answers(entry.revision)
         for calls in self._answers.values():
@@ -274,9 +277,13 @@ def _differing(expected: dict[str, Any], told: dict[str, Any]) -> str:
 def _denial_mistake(model: Account, call: Call) -> str:
     """A refusal names the first rule that denies, with the figures of that rule."""
     if call.outcome == "FIELD_INVALID":
-        full = call.kind == "grant" and len(model.lots) >= MOST_LOTS
+        lots = sum(lot.left > 0 or lot.held > 0 for lot in model.lots.values())
+        full = call.kind == "grant" and lots >= MOST_LOTS
         return "" if full else "every field is valid"
-    if call.kind != "deduct":
+    if call.kind in _ENDINGS:
+        denials = _ENDINGS[call.kind](model, call)
+        return "" if denials and denials[0][0] == call.outcome else f"it is denied by {denials or 'nothing'}"
+    if call.kind not in ("deduct", "reserve"):
         return "only spending is refused so"
     operation, quantity = call.content["operation"], call.content["quantity"]
     denials = model.denials(operation, quantity, call.facts["decideTime"])
@@ -293,6 +300,19 @@ def _denial_mistake(model: Account, call: Call) -> str:
     return _differing({name: str(value) for name, value in expected.items()}, call.facts)
 
 
+def _end_denials(model: Account, call: Call) -> list[list[Any]]:
+    reservation = model.reservations.get(call.content["reservation"])
+    return [] if reservation and reservation.state == "ACTIVE" else [ended(reservation)]
+
+
+_ENDINGS: dict[str, Callable[[Account, Call], list[list[Any]]]] = {
+    "commit": lambda model, call: commit_denials(model, call.content, call.facts["decideTime"]),
+    "release": _end_denials,
+    "extend": _end_denials,
+    "refund": lambda model, call: refund_denials(model, call.content),
+}
+
+
 def _can_perform_mistake(model: Account, call: Call) -> str:
     operation, quantity, time = call.content["operation"], call.content["quantity"], call.facts["time"]
     denials = model.denials(operation, quantity, time)
@@ -300,12 +320,18 @@ def _can_perform_mistake(model: Account, call: Call) -> str:
         **model.balance, "allowed": not denials, "denials": denials, "cost": PRICES[operation] * quantity,
         "limits": model.limits(operation, time),
     }  # fmt: skip
-    return _differing(expected, call.facts)
+    return _differing(expected, call.facts) or _overdue(model, time)
+
+
+def _overdue(model: Account, time: str) -> str:
+    """What an answer should have counted, because its time had come."""
+    return f"{model.overdue(time)} had fallen due" if model.overdue(time) else ""
 
 
 def _get_balance_mistake(model: Account, call: Call) -> str:
-    lots = sorted([revision, remaining] for _, revision, remaining in model.lots)
-    return _differing({**model.balance, "level": model.level, "lots": lots}, call.facts)
+    lots = sorted([lot.revision, lot.left] for lot in model.lots.values() if lot.left)
+    expected = {**model.balance, "level": model.level, "lots": lots}
+    return _differing(expected, call.facts) or _overdue(model, call.facts["time"])
 
 
 _READ_CHECKS = {"can_perform": _can_perform_mistake, "get_balance": _get_balance_mistake}
@@ -320,6 +346,11 @@ def _check_stream(stream: Watched, entries_of: dict[str, list[Entry]], report: R
     for account_id, first in stream.after.items():
         expected = sorted((e for e in entries_of[account_id] if e.revision > first), key=lambda e: e.revision)
         revisions = [entry.revision for entry in seen[account_id]]
+        # What time did after the stream had caught up, and before the table was read.
+        while (
+            expected and expected[-1].kind in TIME_KINDS and expected[-1].revision > max(revisions, default=0)
+        ):
+            expected.pop()
         if revisions != [entry.revision for entry in expected]:
             report.add("gaps", f"{account_id}: watcher {stream.name} saw {_short(revisions)} after {first}")
             continue

@@ -18,7 +18,18 @@ from typing import Any
 OK = "OK"
 
 REFUSALS = frozenset(
-    {"INSUFFICIENT_CREDITS", "LIMIT_EXCEEDED", "REQUEST_ID_REUSED", "ACCOUNT_NOT_FOUND", "ACCOUNT_EXISTS"}
+    {
+        "INSUFFICIENT_CREDITS",
+        "LIMIT_EXCEEDED",
+        "REQUEST_ID_REUSED",
+        "ACCOUNT_NOT_FOUND",
+        "ACCOUNT_EXISTS",
+        "RESERVATION_COMMITTED",
+        "RESERVATION_RELEASED",
+        "RESERVATION_EXPIRED",
+        "RESERVATION_NOT_FOUND",
+        "REFUND_EXCEEDS_COST",
+    }
 )
 """Answers by which the ledger decides against a call; each tells the revision at which it did."""
 

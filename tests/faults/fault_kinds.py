@@ -9,14 +9,15 @@ import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from creditledger.v1 import credit_ledger_pb2 as pb
 from creditledger.v1 import ledger_admin_pb2 as admin_pb
 from creditledger.v1 import resources_pb2
 from creditledger.v1.error_reason_pb2 import ErrorReason
-from fault_model import AMOUNTS, Entry
+from fault_terms import AMOUNTS, Entry
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 Content = dict[str, Any]
@@ -25,6 +26,13 @@ ENTRY_KINDS = {
     resources_pb2.ENTRY_KIND_OPENED: "open",
     resources_pb2.ENTRY_KIND_GRANTED: "grant",
     resources_pb2.ENTRY_KIND_DEDUCTED: "deduct",
+    resources_pb2.ENTRY_KIND_RESERVED: "reserve",
+    resources_pb2.ENTRY_KIND_COMMITTED: "commit",
+    resources_pb2.ENTRY_KIND_RELEASED: "release",
+    resources_pb2.ENTRY_KIND_RESERVATION_EXPIRED: "reservation_expired",
+    resources_pb2.ENTRY_KIND_EXTENDED: "extend",
+    resources_pb2.ENTRY_KIND_REFUNDED: "refund",
+    resources_pb2.ENTRY_KIND_GRANT_EXPIRED: "grant_expired",
 }
 """The kind of call that each kind of entry comes from."""
 
@@ -66,9 +74,15 @@ def draws(of: Sequence[resources_pb2.Draw]) -> list[list[int]]:
 
 def other_content(kind: str, content: Content, chance: random.Random) -> tuple[str, Content]:
     """A request that is not the same: another field, or another method."""
-    if kind == "grant" or chance.random() < 0.2:
-        return "grant", {"amount": content.get("amount", 0) + 1, "priority": 0, "reason": "reused"}
-    field = chance.choice(("quantity", "tokens"))
+    fields = [field for field in ("quantity", "tokens") if field in content]
+    if not fields or chance.random() < 0.2:
+        return "grant", {
+            "amount": content.get("amount", 0) + 1,
+            "priority": 0,
+            "reason": "reused",
+            "expire": "",
+        }
+    field = chance.choice(fields)
     return kind, {**content, field: content[field] + 1}
 
 
@@ -82,11 +96,17 @@ def watched_entry(change: pb.UsageChange) -> Entry:
     """The entry that a stream tells. A grant's priority is not in it."""
     entry = change.entry
     kind = ENTRY_KINDS.get(entry.kind, str(entry.kind))
-    content: Content = {"level": entry.level}
-    if kind == "deduct":
-        content = _deduction(entry)
-    elif kind == "grant":
-        content = {"amount": entry.amount, "reason": entry.reason}
+    held = {"reservation": int(entry.reservation_id[1:] or 0)}
+    contents: dict[str, Content] = {
+        "open": {"level": entry.level},
+        "deduct": _deduction(entry),
+        "grant": {"amount": entry.amount, "reason": entry.reason},
+        "reserve": {"operation": entry.operation, "quantity": entry.quantity},
+        "commit": held | {"quantity": entry.quantity, "tokens": entry.usage.metrics.get("tokens", 0)},
+        "refund": {"revision": entry.refunds_revision},
+        "grant_expired": {"grant": int(entry.grant_id[1:] or 0)},
+    }
+    content = contents.get(kind, held)
     facts = {**_entry_facts(entry), "limits": limits(change.limits)}
     return Entry(
         entry.account_id, entry.revision, kind, entry.request_id, content, iso(entry.create_time), facts
@@ -125,7 +145,43 @@ def _deduct_request(request_id: str, account_id: str, content: Content) -> pb.De
 
 
 def _grant_request(request_id: str, account_id: str, content: Content) -> admin_pb.GrantCreditsRequest:
-    return admin_pb.GrantCreditsRequest(request_id=request_id, account_id=account_id, **content)
+    terms = {name: value for name, value in content.items() if name != "expire"}
+    request = admin_pb.GrantCreditsRequest(request_id=request_id, account_id=account_id, **terms)
+    if content["expire"]:
+        request.expire_time.FromJsonString(content["expire"])
+    return request
+
+
+def _draw_grant(chance: random.Random) -> Content:
+    # Half of them end while the run lasts; what has ended before it arrives would be refused as a field.
+    soon = datetime.now(UTC) + timedelta(seconds=chance.uniform(12, 20))
+    expire = soon.strftime("%Y-%m-%dT%H:%M:%S.%f") + "Z" if chance.random() < 0.5 else ""
+    amount, priority = chance.randint(5, 40), chance.choice((0, 0, 1))
+    return {"amount": amount, "priority": priority, "reason": "bought", "expire": expire}
+
+
+def _reserve_request(request_id: str, account_id: str, content: Content) -> pb.ReserveRequest:
+    return pb.ReserveRequest(
+        request_id=request_id, account_id=account_id, operation=content["operation"],
+        quantity=content["quantity"], ttl=Duration(seconds=content["ttl"]),
+    )  # fmt: skip
+
+
+def _commit_request(request_id: str, account_id: str, content: Content) -> pb.CommitReservationRequest:
+    return pb.CommitReservationRequest(
+        request_id=request_id, account_id=account_id, reservation_id=f"r{content['reservation']}",
+        quantity=content["quantity"], usage=_usage(content),
+    )  # fmt: skip
+
+
+def _reserve_facts(response: pb.ReserveResponse) -> dict[str, Any]:
+    made = response.reservation
+    told = {"revision": int(made.reservation_id[1:]), "time": iso(made.create_time)}
+    return {**told, **amounts(response.balance), "limits": limits(response.limits)}
+
+
+def _end_facts(response: pb.CommitReservationResponse | pb.ReleaseReservationResponse) -> dict[str, Any]:
+    return _told_entry(response.entry) | amounts(response.balance) | {"limits": limits(response.limits)}
 
 
 def _open_request(request_id: str, account_id: str, content: Content) -> admin_pb.OpenAccountRequest:
@@ -158,9 +214,7 @@ KINDS = {
         facts=lambda response: _told_entry(response.entry),
     ),
     "grant": Kind(
-        draw=lambda chance: {
-            "amount": chance.randint(5, 40), "priority": chance.choice((0, 0, 1)), "reason": "bought",
-        },
+        draw=_draw_grant,
         request=_grant_request,
         facts=lambda response: _told_entry(response.entry) | amounts(response.balance),
     ),
@@ -170,6 +224,38 @@ KINDS = {
         facts=lambda response: _told_entry(response.entry)
         | amounts(response.balance)
         | {"cost": response.cost, "limits": limits(response.limits)},
+    ),
+    "reserve": Kind(
+        draw=lambda chance: {**_draw_use(chance), "ttl": chance.choice((1, 1, 2, 3, 60))},
+        request=_reserve_request,
+        facts=_reserve_facts,
+    ),
+    "commit": Kind(
+        draw=lambda chance: {"quantity": chance.choice((1, 1, 2, 3)), "tokens": chance.choice((0, 7))},
+        request=_commit_request,
+        facts=_end_facts,
+    ),
+    "release": Kind(
+        draw=lambda _chance: {},
+        request=lambda request_id, account_id, content: pb.ReleaseReservationRequest(
+            request_id=request_id, account_id=account_id, reservation_id=f"r{content['reservation']}"
+        ),
+        facts=_end_facts,
+    ),
+    "extend": Kind(
+        draw=lambda chance: {"ttl": chance.choice((1, 2, 60))},
+        request=lambda request_id, account_id, content: pb.ExtendReservationRequest(
+            request_id=request_id, account_id=account_id, reservation_id=f"r{content['reservation']}",
+            ttl=Duration(seconds=content["ttl"]),
+        ),
+        facts=lambda _response: {},
+    ),
+    "refund": Kind(
+        draw=lambda chance: {"amount": chance.choice((1, 1, 2, 3))},
+        request=lambda request_id, account_id, content: pb.RefundRequest(
+            request_id=request_id, account_id=account_id, **content
+        ),
+        facts=lambda response: _told_entry(response.entry) | amounts(response.balance),
     ),
     "can_perform": Kind(
         draw=_draw_use,
@@ -183,6 +269,12 @@ KINDS = {
     ),
 }  # fmt: skip
 
-MIX = {"deduct": 40, "batch": 8, "can_perform": 14, "get_balance": 8, "grant": 5, "again": 14, "reuse": 8}
+NEEDS = {"commit": "reservation", "release": "reservation", "extend": "reservation", "refund": "revision"}
+"""What a kind of call names of an earlier one, as a field of its content."""
+
+MIX = {
+    "deduct": 30, "batch": 8, "can_perform": 14, "get_balance": 8, "grant": 5, "again": 14, "reuse": 8,
+    "reserve": 12, "commit": 7, "release": 2, "extend": 2, "refund": 3,
+}  # fmt: skip
 """Shares of what clients do. ``batch`` is several deductions in one call, ``again`` an earlier request sent as it was,
 ``reuse`` an earlier id with other content."""

@@ -22,7 +22,7 @@ from creditledger.v1 import credit_ledger_pb2 as pb
 from creditledger.v1.credit_ledger_pb2_grpc import CreditLedgerStub
 from fault_calls import Caller, ClientSender, RawSender, is_unknown
 from fault_history import OK, REFUSALS, UNKNOWN, UNTRIED, Call, read_history
-from fault_kinds import KINDS, MIX, Content, other_content, watched_entry
+from fault_kinds import KINDS, MIX, NEEDS, Content, other_content, watched_entry
 
 RECENT = 60
 MOST_AT_ONCE = 3_000
@@ -84,6 +84,10 @@ class Load:
         self._mix = {what: share for what, share in MIX.items() if what not in plan.without}
         self._recent: deque[_Earlier] = deque(maxlen=RECENT)
         self._accepted: deque[_Earlier] = deque(maxlen=RECENT)
+        # Accounts and revisions that a call of the kinds in NEEDS can name.
+        self._named: dict[str, deque[tuple[str, int]]] = {
+            field: deque(maxlen=RECENT) for field in NEEDS.values()
+        }
         self._doings = {
             "batch": self._batch, "again": self._again, "reuse": self._reuse,
             **{kind: self._new(kind) for kind in KINDS},
@@ -176,13 +180,21 @@ class Load:
         if call.mutates and call.outcome == OK and not request.accepted:
             request.accepted = True
             self._accepted.append(request)
+            field = {"reserve": "reservation", "deduct": "revision", "commit": "revision"}.get(call.kind)
+            if field and call.revision:
+                self._named[field].append((call.account_id, call.revision))
 
     def _draw(self, kind: str) -> _Earlier:
         """A new request."""
         accounts = self._plan.accounts
         account_id = accounts[0] if self._random.random() < self._plan.hot else self._random.choice(accounts)
         self._numbers += 1
+        if kind in NEEDS and not self._named[NEEDS[kind]]:
+            kind = "deduct"  # nothing to name yet
         content = KINDS[kind].draw(self._random)
+        if kind in NEEDS:
+            account_id, revision = self._random.choice(self._named[NEEDS[kind]])
+            content = {NEEDS[kind]: revision, **content}
         request_id = f"{self._plan.name}-{self._numbers}"
         request = _Earlier(kind, account_id, request_id, content)
         if kind in ("can_perform", "get_balance"):
@@ -197,7 +209,7 @@ async def _open(plan: LoadPlan) -> dict[str, Any]:
     for number, account_id in enumerate(plan.accounts):
         level = {"level": "free" if number % 4 == 3 else "pro"}
         await caller.call("open", account_id, "open", level, timeout=20)
-        amount = {"amount": 100, "priority": 0, "reason": "welcome"}
+        amount = {"amount": 100, "priority": 0, "reason": "welcome", "expire": ""}
         await caller.call("grant", account_id, "welcome", amount, timeout=20)
     stub = CreditLedgerStub(sender.channels[0])
     revisions = dict.fromkeys(plan.accounts, 2)

@@ -6,36 +6,13 @@ A kind of entry is a rule in ``RULES``: later kinds of calls add theirs.
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-PRICES = {"script_generation": 1, "voice_creation": 5, "video_processing": 2, "chat_refinement": 1}
-LIMITS = {
-    "free": {"script_generation": 3, "voice_creation": 1, "video_processing": 2},
-    "pro": {"script_generation": 100, "voice_creation": 20, "video_processing": 50},
-}
-"""Uses per month."""
-MONTH = 3
-MOST_LOTS = 100
-"""Grants with something left, per account."""
-
-AMOUNTS = ("available", "reserved", "granted", "spent", "forfeited")
-
-
-@dataclass(slots=True)
-class Entry:
-    """A row of the history as it was read back. ``time`` is ISO 8601 in UTC; ``content`` is as in a call."""
-
-    account_id: str
-    revision: int
-    kind: str
-    request_id: str
-    content: dict[str, Any]
-    time: str
-    facts: dict[str, Any]
+from fault_reservations import commit, extend, grant_expired, refund, release, reserve
+from fault_terms import AMOUNTS, LIMITS, MONTH, NEVER, PRICES, Charge, Entry, Lot, Reservation
 
 
 @dataclass
@@ -46,7 +23,10 @@ class Account:
     level: str = ""
     balance: dict[str, int] = field(default_factory=lambda: dict.fromkeys(AMOUNTS, 0))
     uses: Counter[tuple[str, str]] = field(default_factory=Counter)
-    lots: list[list[int]] = field(default_factory=list)
+    lots: dict[int, Lot] = field(default_factory=dict)
+    reservations: dict[int, Reservation] = field(default_factory=dict)
+    active: set[int] = field(default_factory=set)
+    charges: dict[int, Charge] = field(default_factory=dict)
     time: str = ""
 
     def limits(self, operation: str, time: str) -> list[list[int]]:
@@ -68,9 +48,16 @@ class Account:
 
     def expected(self, entry: Entry) -> dict[str, Any]:
         """Carries out what an entry records; returns what it must tell, or why it must not be there."""
+        overdue = self.overdue(entry.time)
         facts = RULES[entry.kind](self, entry)
         self.time = max(self.time, entry.time)
-        return {**facts, **self.balance}
+        return {**facts, **self.balance, "denials": [*facts["denials"], *overdue]}
+
+    def overdue(self, time: str) -> list[list[Any]]:
+        """What fell due before ``time`` and has no entry, as a denial; at ``time`` itself it may be about to."""
+        late = [lot.revision for lot in self.lots.values() if lot.left and lot.expire < time]
+        late += [name for name in self.active if self.reservations[name].expire < time]
+        return [["OVERDUE", revision] for revision in late]
 
     def adopt(self, entry: Entry) -> None:
         """Goes on from what an entry tells, so that one mistake is not told of every entry after it."""
@@ -78,18 +65,27 @@ class Account:
         for name in AMOUNTS:
             self.balance[name] = entry.facts[name]
 
-    def burn(self, cost: int) -> list[list[int]]:
-        """Takes credits from the grants: lowest priority first, then oldest. Returns [grant revision, amount]."""
+    def burn(self, cost: int, hold: bool = False) -> list[list[int]]:
+        """Takes credits from the grants in burn order, to be spent or held. Returns [grant revision, amount]."""
         draws = []
-        while cost > 0 and self.lots:
-            lot = self.lots[0]
-            amount = min(cost, lot[2])
-            draws.append([lot[1], amount])
-            cost -= amount
-            lot[2] -= amount
-            if not lot[2]:
-                heapq.heappop(self.lots)
+        for lot in sorted(lot for lot in self.lots.values() if lot.left):
+            amount = min(cost, lot.left)
+            if amount:
+                draws.append([lot.revision, amount])
+                cost -= amount
+                lot.left -= amount
+                lot.held += amount if hold else 0
         return draws
+
+    def give_back(self, revision: int, amount: int, time: str, held: bool) -> int:
+        """Returns credits to a grant; tells how many of them can be spent again."""
+        lot = self.lots[revision]
+        lot.held -= amount if held else 0
+        alive = amount if lot.expire > time else 0
+        lot.left += alive
+        self.balance["available"] += alive
+        self.balance["forfeited"] += amount - alive
+        return alive
 
 
 def _open(account: Account, entry: Entry) -> dict[str, Any]:
@@ -101,7 +97,8 @@ def _grant(account: Account, entry: Entry) -> dict[str, Any]:
     amount = entry.content["amount"]
     account.balance["available"] += amount
     account.balance["granted"] += amount
-    heapq.heappush(account.lots, [entry.content["priority"], entry.revision, amount])
+    expire = entry.content.get("expire") or NEVER
+    account.lots[entry.revision] = Lot(entry.content["priority"], expire, entry.revision, amount)
     return {"amount": amount, "cost": 0, "denials": []}
 
 
@@ -113,6 +110,7 @@ def _deduct(account: Account, entry: Entry) -> dict[str, Any]:
     account.balance["spent"] += cost
     account.uses[operation, entry.time[:7]] += quantity
     draws = account.burn(cost)
+    account.charges[entry.revision] = Charge(operation, quantity, cost, [[*draw] for draw in draws])
     limits = account.limits(operation, entry.time)
     return {"amount": -cost, "cost": cost, "draws": draws, "limits": limits, "denials": denials}
 
@@ -121,4 +119,14 @@ RULES: dict[str, Callable[[Account, Entry], dict[str, Any]]] = {
     "open": _open,
     "grant": _grant,
     "deduct": _deduct,
+    "reserve": reserve,
+    "commit": commit,
+    "release": release,
+    "reservation_expired": release,
+    "extend": extend,
+    "refund": refund,
+    "grant_expired": grant_expired,
 }
+
+TIME_KINDS = frozenset({"reservation_expired", "grant_expired"})
+"""Entries that nobody asked for."""

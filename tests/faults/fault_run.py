@@ -20,8 +20,8 @@ from fault_checker import Report, Watched, check
 from fault_entries import unequal_accounts
 from fault_history import OK, REFUSALS, UNKNOWN, UNTRIED, Call, read_history
 from fault_list import Fault
-from fault_model import Entry
 from fault_site import Site
+from fault_terms import Entry
 
 WARM_UP_SECONDS = 1.0
 CALM_SECONDS = 1.5

@@ -22,7 +22,7 @@ from creditledger_server.storage import schema
 from fault_checker import Away
 from fault_entries import read_entries
 from fault_load import LoadPlan
-from fault_model import Entry
+from fault_terms import Entry
 from ledger_harness import ServerProcess
 from own_postgres import OwnPostgres
 from protocol_cuts import AnswerCuts, CommitCuts, Cutter, Point

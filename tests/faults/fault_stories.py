@@ -7,7 +7,8 @@ from typing import Any
 
 from fault_checker import Away, Report, Watched, check
 from fault_history import Call
-from fault_model import PRICES, RULES, Account, Entry
+from fault_model import RULES, TIME_KINDS, Account
+from fault_terms import PRICES, Entry
 
 ACCOUNT = "user"
 
@@ -44,7 +45,7 @@ class Story:
 
     def grant(self, request_id: str, amount: int, priority: int = 0) -> Call:
         """Grants credits."""
-        return self.write("grant", request_id, amount=amount, priority=priority, reason="bought")
+        return self.write("grant", request_id, amount=amount, priority=priority, reason="bought", expire="")
 
     def deduct(
         self, request_id: str, operation: str = "chat_refinement", quantity: int = 1, outcome: str = "OK"
@@ -61,6 +62,11 @@ class Story:
         content = {"operation": "chat_refinement", "quantity": quantity, "tokens": 0}
         facts = {"revision": str(self._model.revision), "decideTime": self.time(), **told}
         return self.say("deduct", request_id, outcome, content, facts)
+
+    def end(self, request_id: str, outcome: str, reserved: Call) -> Call:
+        """A release that is refused now."""
+        facts = {"revision": str(self._model.revision), "decideTime": self.time()}
+        return self.say("release", request_id, outcome, {"reservation": reserved.revision}, facts)
 
     def insufficient(self, request_id: str, quantity: int) -> Call:
         """A deduction that is refused for lack of credits."""
@@ -82,7 +88,7 @@ class Story:
 
     def get_balance(self) -> Call:
         """The balance, answered rightly."""
-        lots = sorted([revision, remaining] for _, revision, remaining in self._model.lots)
+        lots = sorted([lot.revision, lot.left] for lot in self._model.lots.values() if lot.left)
         facts = {
             **self._model.balance, "revision": self._model.revision, "time": self.time(),
             "level": self._model.level, "lots": lots,
@@ -127,7 +133,17 @@ def good_story() -> Story:
     story.insufficient("d4", 50)
     story.can_perform("video_processing", 51)
     story.get_balance()
-    story.deduct("d5", "voice_creation")
+    charged = story.deduct("d5", "voice_creation")
+    story.grant("g3", 20)
+    held = story.write("reserve", "r1", operation="video_processing", quantity=2, ttl=60)
+    story.can_perform()
+    story.write("extend", "e1", reservation=held.revision, ttl=60)
+    story.write("commit", "c1", reservation=held.revision, quantity=1, tokens=0)
+    story.end("c2", "RESERVATION_COMMITTED", held)
+    other = story.write("reserve", "r2", operation="chat_refinement", quantity=3, ttl=60)
+    story.write("release", "l1", reservation=other.revision)
+    story.write("refund", "f1", revision=charged.revision, amount=2)
+    story.get_balance()
     return story
 
 
@@ -140,4 +156,6 @@ def _told(entry: Entry) -> dict[str, Any]:
     return {**entry.facts, "revision": entry.revision, "time": entry.time}
 
 
-assert RULES.keys() == {"open", "grant", "deduct"}, "a new kind of entry belongs into the good story"
+assert RULES.keys() - TIME_KINDS == {
+    "open", "grant", "deduct", "reserve", "commit", "release", "extend", "refund"
+}, "a new kind of entry belongs into the good story"  # fmt: skip

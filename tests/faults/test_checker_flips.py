@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from fault_history import Call
-from fault_model import Entry
 from fault_stories import Story, good_story
+from fault_terms import Entry
 
 TOLD_FOR_PEOPLE = {"decideTime", "time"}
 """Times only place a decision in its month; they must not fall, which is another test's matter."""

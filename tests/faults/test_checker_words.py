@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from fault_checker import WORDS, Away, Report
 from fault_history import Call
-from fault_model import Entry
 from fault_stories import ACCOUNT, Story, copy_of, good_story
+from fault_terms import Entry
 
 
 def _found(report: Report) -> set[str]:

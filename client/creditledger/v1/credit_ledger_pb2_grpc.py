@@ -147,8 +147,8 @@ class CreditLedgerServicer(object):
     def CanPerform(self, request, context):
         """Tells whether a Deduct of the same fields would be accepted now, and if not, every reason.
 
-        A denial is data: the status is OK. Takes no lock and writes nothing, so it is advice as of `revision`; Deduct
-        decides again under the account's lock.
+        A denial is data: the status is OK. Takes no lock and writes nothing of its own (what time has done to the account by
+        then is written first), so it is advice as of `revision`; Deduct decides again under the account's lock.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

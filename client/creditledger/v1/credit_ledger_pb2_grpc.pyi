@@ -45,8 +45,8 @@ class CreditLedgerStub:
     CanPerform: grpc.UnaryUnaryMultiCallable[creditledger.v1.credit_ledger_pb2.CanPerformRequest, creditledger.v1.credit_ledger_pb2.CanPerformResponse]
     """Tells whether a Deduct of the same fields would be accepted now, and if not, every reason.
 
-    A denial is data: the status is OK. Takes no lock and writes nothing, so it is advice as of `revision`; Deduct
-    decides again under the account's lock.
+    A denial is data: the status is OK. Takes no lock and writes nothing of its own (what time has done to the account by
+    then is written first), so it is advice as of `revision`; Deduct decides again under the account's lock.
     """
     Deduct: grpc.UnaryUnaryMultiCallable[creditledger.v1.credit_ledger_pb2.DeductRequest, creditledger.v1.credit_ledger_pb2.DeductResponse]
     """Charges an account for an operation: the whole cost or nothing.
@@ -118,8 +118,8 @@ class CreditLedgerAsyncStub(CreditLedgerStub):
     CanPerform: grpc.aio.UnaryUnaryMultiCallable[creditledger.v1.credit_ledger_pb2.CanPerformRequest, creditledger.v1.credit_ledger_pb2.CanPerformResponse]  # type: ignore[assignment]
     """Tells whether a Deduct of the same fields would be accepted now, and if not, every reason.
 
-    A denial is data: the status is OK. Takes no lock and writes nothing, so it is advice as of `revision`; Deduct
-    decides again under the account's lock.
+    A denial is data: the status is OK. Takes no lock and writes nothing of its own (what time has done to the account by
+    then is written first), so it is advice as of `revision`; Deduct decides again under the account's lock.
     """
     Deduct: grpc.aio.UnaryUnaryMultiCallable[creditledger.v1.credit_ledger_pb2.DeductRequest, creditledger.v1.credit_ledger_pb2.DeductResponse]  # type: ignore[assignment]
     """Charges an account for an operation: the whole cost or nothing.
@@ -194,8 +194,8 @@ class CreditLedgerServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[creditledger.v1.credit_ledger_pb2.CanPerformResponse, collections.abc.Awaitable[creditledger.v1.credit_ledger_pb2.CanPerformResponse]]:
         """Tells whether a Deduct of the same fields would be accepted now, and if not, every reason.
 
-        A denial is data: the status is OK. Takes no lock and writes nothing, so it is advice as of `revision`; Deduct
-        decides again under the account's lock.
+        A denial is data: the status is OK. Takes no lock and writes nothing of its own (what time has done to the account by
+        then is written first), so it is advice as of `revision`; Deduct decides again under the account's lock.
         """
 
     @abc.abstractmethod

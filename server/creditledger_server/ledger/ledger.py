@@ -15,12 +15,12 @@ from ..domain.decide import Accepted
 from ..domain.refusal import Refused
 from ..domain.settle import is_due
 from ..storage.catalogs import LedgerRow
-from ..storage.connect import Connection, Database
+from ..storage.connect import Database
 from ..storage.reads import DatabaseInfo, read_accounts, read_grants, read_info, read_snapshot
 from .catalogs import Catalogs, CurrentCatalog
 from .history import History, Standing, known, limits_of_level, not_found
 from .lane import Lane, LaneGroup
-from .reader import Check, Checked, Reader, settle_all
+from .reader import Check, Checked, Reader
 from .sweeper import Sweeper
 from .usage import UsageSummaries
 from .verify import AccountReport, verify_account
@@ -62,7 +62,7 @@ class Ledger:
             lambda command: lane_of(command.account_id, lanes),
         )
         # One lane for all: a round of checks is one statement, and the fewer rounds the better.
-        self._checks: LaneGroup[Check, Checked] = LaneGroup(
+        self._checks: LaneGroup[Check, Checked | None] = LaneGroup(
             [Lane(self._reader.serve, queue_limit=queue_limit, round_limit=max_batch)], lambda check: 0
         )
 
@@ -91,24 +91,25 @@ class Ledger:
 
     async def check(self, check: Check, deadline: float) -> Checked:
         """Tells whether a deduction would be accepted."""
-        [answer] = await self._checks.submit([check], deadline)
-        if isinstance(answer, Refused):
-            raise answer
-        return answer
+        while True:
+            [answer] = await self._checks.submit([check], deadline)
+            if isinstance(answer, Refused):
+                raise answer
+            if answer is not None:
+                return answer
+            await self.settle([check.account_id])
 
     async def standing(self, account_id: str) -> Standing:
         """An account's balance, limits and grants now."""
+        account, book, now = await self._read(account_id)
         async with self._database.connection() as conn:
-            account, book, now = await self._read(conn, account_id)
             terms = await read_grants(conn, account_id, [lot.grant_revision for lot in account.lots])
-        terms |= {grant.revision: grant for grant in account.new_grants}
         grants = tuple((terms[lot.grant_revision], lot.remaining) for lot in account.lots if lot.remaining)
         return Standing(account, limits_of_level(account, book.current, now), grants, now)
 
     async def account(self, account_id: str) -> Account:
         """One account."""
-        async with self._database.connection() as conn:
-            account, _, _ = await self._read(conn, account_id)
+        account, _, _ = await self._read(account_id)
         return account
 
     async def accounts(self, after: str, prefix: str, level: str | None, limit: int) -> list[Account]:
@@ -124,14 +125,17 @@ class Ledger:
         async with self._database.connection() as conn:
             return await read_accounts(conn, after, prefix, level, limit)
 
-    async def _read(self, conn: Connection, account_id: str) -> tuple[Account, CatalogBook, int]:
-        """An account as it stands, the catalogs, and the time."""
-        snapshot = await read_snapshot(conn, [account_id])
-        account = known(snapshot, account_id)
-        now = max(snapshot.now, account.last_time)
-        book = await self._current.at(snapshot.catalog_version, conn)
-        settle_all(snapshot, book)
-        return account, book, now
+    async def _read(self, account_id: str) -> tuple[Account, CatalogBook, int]:
+        """An account at which nothing is due that is not written, the catalogs, and the time."""
+        while True:
+            async with self._database.connection() as conn:
+                snapshot = await read_snapshot(conn, [account_id])
+                account = known(snapshot, account_id)
+                book = await self._current.at(snapshot.catalog_version, conn)
+            now = max(snapshot.now, account.last_time)
+            if not is_due(account, book, now):
+                return account, book, now
+            await self.settle([account_id])
 
     async def verify(self, account_id: str) -> AccountReport:
         """Recomputes an account from its entries; tells the first thing that does not fit."""

@@ -11,7 +11,7 @@ from ..domain.book import CatalogBook
 from ..domain.evaluate import Evaluation, check_level, evaluate
 from ..domain.levels import at_level
 from ..domain.refusal import Reason, Refused
-from ..domain.settle import is_due, settle
+from ..domain.settle import is_due
 from ..storage.connect import Connection
 from ..storage.errors import StorageError, StorageUnavailable
 from ..storage.reads import Snapshot, read_snapshot
@@ -41,7 +41,8 @@ class Checked(NamedTuple):
     now: int
 
 
-Read = Ticket[Check, Checked]
+Read = Ticket[Check, Checked | None]
+"""Answered with None where something has fallen due that must be written first: time is decided under the lock."""
 
 
 class Reader:
@@ -87,19 +88,10 @@ class Reader:
         except StorageUnavailable:
             await self._conn.close()
             raise
-        settle_all(snapshot, book)
         return snapshot, book
 
 
-def settle_all(snapshot: Snapshot, book: CatalogBook) -> None:
-    """Brings what was read up to the time at which it was read; nothing of that is written."""
-    for account in snapshot.accounts.values():
-        now = max(snapshot.now, account.last_time)
-        if is_due(account, book, now):
-            settle(account, book, now)
-
-
-def _check(check: Check, snapshot: Snapshot, book: CatalogBook) -> Checked | Refused:
+def _check(check: Check, snapshot: Snapshot, book: CatalogBook) -> Checked | Refused | None:
     account = snapshot.accounts.get(check.account_id)
     if account is None:
         if check.account_level is None:
@@ -108,6 +100,8 @@ def _check(check: Check, snapshot: Snapshot, book: CatalogBook) -> Checked | Ref
             ).decided_at(0, snapshot.now)
         account = Account(check.account_id)
     now = max(snapshot.now, account.last_time)
+    if is_due(account, book, now):
+        return None
     try:
         level = check.account_level or account.level
         check_level(book.current, level)

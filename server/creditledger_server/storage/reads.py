@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..domain.account import Account, Grant, Use
-from ..domain.entry import Entry, parse_draws
+from ..domain.entry import Entry
 from ..domain.periods import Period
-from ..domain.reservation import Reservation, ReservationState
+from ..domain.reservation import Reservation
 from ..domain.times import iso_time
 from .arrays import int_array, text_array
 from .connect import Connection
@@ -27,10 +27,7 @@ from .rows import (
 
 
 class Snapshot(NamedTuple):
-    """Accounts with the uses of their limited operations, and with their reservations that have run out, at one moment.
-
-    ``accounts`` lacks those that do not exist.
-    """
+    """Accounts with the uses of their limited operations at one moment; lacks those that do not exist."""
 
     accounts: dict[str, Account]
     now: int
@@ -73,18 +70,10 @@ _SNAPSHOT = Statement(
 SELECT context.now, context.version, found.*
 FROM (SELECT ledger_time() AS now, coalesce((SELECT max(version) FROM catalog), 0) AS version OFFSET 0) AS context
 LEFT JOIN LATERAL (
-    SELECT {ACCOUNT_COLUMNS}, uses.list AS uses, run_out.list AS run_out FROM account LEFT JOIN LATERAL (
+    SELECT {ACCOUNT_COLUMNS}, uses.list AS uses FROM account LEFT JOIN LATERAL (
         SELECT json_agg(json_build_array(operation, period, extract(epoch FROM period_start)::bigint, uses)) AS list
         FROM limit_use WHERE limit_use.account_id = account.account_id
-    ) AS uses ON true LEFT JOIN LATERAL (
-        SELECT json_agg(json_build_array(
-            revision, operation, quantity, amount, (extract(epoch FROM create_time) * 1000000)::bigint,
-            (extract(epoch FROM expire_time) * 1000000)::bigint, catalog_version, draws, metrics::text
-        )) AS list FROM reservation
-        WHERE account.reservations > 0 AND account.next_due_time <= context.now
-          AND reservation.account_id = account.account_id AND reservation.state = 1
-          AND reservation.expire_time <= context.now
-    ) AS run_out ON true
+    ) AS uses ON true
     WHERE account.account_id = ANY($1::text[])
 ) AS found ON true
 """,
@@ -154,8 +143,7 @@ async def read_snapshot(conn: Connection, account_ids: Sequence[str]) -> Snapsho
     for row in rows:
         if row[2] is not None:
             account = account_from_row(row[2 : 2 + _ACCOUNT_FIELDS])
-            _attach_uses(account, row[-2])
-            _attach_run_out(account, row[-1])
+            _attach_uses(account, row[-1])
             accounts[account.account_id] = account
     return Snapshot(accounts, rows[0][0] + PG_EPOCH, rows[0][1])
 
@@ -222,16 +210,6 @@ async def read_reservations_before(
 def _attach_uses(account: Account, uses: list[list[Any]] | None) -> None:
     for operation, period, start_seconds, count in uses or ():
         account.uses[operation, Period(period)] = Use(start_seconds * 1_000_000, count)
-
-
-def _attach_run_out(account: Account, reservations: list[list[Any]] | None) -> None:
-    for revision, operation, quantity, amount, create_time, expire_time, version, draws, metrics in (
-        reservations or ()
-    ):
-        account.records.reservations[revision] = Reservation(
-            account.account_id, revision, operation, quantity, amount, ReservationState.ACTIVE, create_time,
-            expire_time, version, parse_draws(draws), metrics,
-        )  # fmt: skip
 
 
 def _iso(time: int | None) -> str | None:

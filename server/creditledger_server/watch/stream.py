@@ -120,9 +120,7 @@ class Watcher:
 
     async def _snapshots(self, seen: dict[str, int], cursors: AccountCursors) -> AsyncIterator[Message]:
         for account_id in [name for name, revision in seen.items() if revision == SNAPSHOT_OWED]:
-            # A cursor must not be ahead of what is written, so what is due is written first.
-            while (standing := await self._ledger.standing(account_id)).account.written:
-                await self._ledger.settle([account_id])
+            standing = await self._ledger.standing(account_id)
             seen[account_id] = standing.account.revision
             yield Message(cursors.of(seen), standing)
 
