@@ -68,7 +68,7 @@ class ServerProcess:
         self, dsn: str, *options: str, env: dict[str, str] | None = None, catalog: Path | None = CATALOG
     ) -> None:
         command = [sys.executable, "-m", "creditledger_server.cli", "serve", "--database-url", dsn]
-        command += ["--listen", "127.0.0.1:0", *options, *(["--catalog", str(catalog)] if catalog else [])]
+        command += ["--listen", "127.0.0.1:0", *(["--catalog", str(catalog)] if catalog else []), *options]
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
         self._logged = ""
         self.process = subprocess.Popen(
