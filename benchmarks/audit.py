@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from .site import COMMAND, Site
 
-# Every account: what was granted is what is left and what was spent; its entries are as many as its revision, without a
+# Every account: what was granted is the sum of where it went; its entries are as many as its revision, without a
 # gap, and add up to its balance. The primary key sees to it that no revision is there twice.
 _MISMATCHES = """
 WITH touched AS MATERIALIZED (SELECT * FROM account WHERE last_time >= '{since}')
@@ -15,7 +15,7 @@ SELECT count(*) FROM touched LEFT JOIN LATERAL (
     SELECT count(*) AS entries, max(revision) AS newest, sum(cost) AS cost, sum(amount) AS amount
     FROM entry WHERE entry.account_id = touched.account_id
 ) AS history ON true
-WHERE granted <> available + spent OR reserved <> 0 OR forfeited <> 0
+WHERE granted <> available + reserved + spent + forfeited
    OR (revision, revision, spent, available) IS DISTINCT FROM (entries, newest, cost, amount)
 """
 # The same over the whole table, where reading it once is cheaper than looking every account up.
@@ -24,7 +24,7 @@ SELECT count(*) FROM account FULL JOIN (
     SELECT account_id, count(*) AS entries, max(revision) AS newest, sum(cost) AS cost, sum(amount) AS amount
     FROM entry GROUP BY account_id
 ) AS history USING (account_id)
-WHERE granted IS DISTINCT FROM available + spent OR reserved <> 0 OR forfeited <> 0
+WHERE granted IS DISTINCT FROM available + reserved + spent + forfeited
    OR (revision, revision, spent, available) IS DISTINCT FROM (entries, newest, cost, amount)
 """
 

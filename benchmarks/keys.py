@@ -54,6 +54,26 @@ KEYS = (
         "idle_latency", "p50 of a lone Deduct ÷ (p50 of a lone echo + p50 of a textbook transaction)",
         "lone", ("lone_echo", "lone_textbook"), 1.5, 1.0, lower_is_better=True,
     ),
+    Key(
+        "unary_features_vs_echo", "unary_vs_echo with limits, an allowance and expiring grants in use",
+        "unary_features", ("unary_echo",), 0.55, 0.8,
+    ),
+    Key(
+        "canperform_features_vs_echo", "canperform_vs_echo with them",
+        "can_perform_features", ("can_perform_echo",), 0.70, 0.9,
+    ),
+    Key(
+        "batch_features_vs_textbook", "batch_vs_textbook with them",
+        "batch_features", ("textbook",), 6, 12,
+    ),
+    Key(
+        "loaded_account", "p50 of a lone Deduct on an account with 100 grants and 1,000 reservations ÷ on others",
+        "lone_loaded", ("lone_features",), 3, 1.5, lower_is_better=True,
+    ),
+    Key(
+        "loaded_account_batch", "BatchDeduct on that account ÷ on one without",
+        "batch_loaded", ("batch_hot",), 1 / 3, 0.7,
+    ),
     Key("workers_2_unary", "Deduct, 64 in flight: 2 workers ÷ 1", "unary_workers_2", ("unary",)),
     Key("workers_2_batch", "BatchDeduct of 100, 8 in flight: 2 workers ÷ 1", "batch_workers_2", ("batch",)),
 )  # fmt: skip

@@ -16,7 +16,7 @@ from creditledger import AsyncCreditLedgerClient
 from creditledger.v1.credit_ledger_pb2 import CanPerformRequest, DeductRequest
 from creditledger.v1.credit_ledger_pb2_grpc import CreditLedgerStub
 
-from . import generators, replay, seed, textbook
+from . import features, generators, replay, seed, textbook
 from .ghz import MISSING, Ghz
 from .ghz import available as ghz_available
 from .row import Load, Row
@@ -26,7 +26,9 @@ from .site import OPERATION, Say, Server, Site, knows_workers, serving, started
 ACCOUNTS = 10_000
 _MANY = range(ACCOUNTS)
 _ONE = range(1)
+_LOADED = range(ACCOUNTS, ACCOUNTS + 1)
 LEDGER = "ledger"
+FEATURES = "features"
 SEEDED = "seeded"
 TEXTBOOK = "textbook"
 
@@ -44,6 +46,12 @@ def prepared(site: Site, wanted: set[str], say: Say) -> Iterator[list[Row]]:
             *_client_rows(ledger, load, say),
             *_textbook_rows(site, load),
         ]
+        if any(name.endswith(("_features", "_loaded")) for name in wanted):
+            site.create(FEATURES)
+            command = serving(site.database(FEATURES), catalog=features.CATALOG)
+            in_use = stack.enter_context(started(command))
+            load.submit(features.fill, in_use.target, _MANY, ACCOUNTS).result()
+            rows += _feature_rows(site, in_use, load)
         if wanted & {"unary_echo", "can_perform_echo", "lone_echo"}:
             echo = stack.enter_context(started(_echo_command(site, ledger.target)))
             rows += _echo_rows(site, echo, load)
@@ -62,7 +70,8 @@ def prepared(site: Site, wanted: set[str], say: Say) -> Iterator[list[Row]]:
 _ORDER = (
     "unary", "unary_echo", "can_perform", "can_perform_echo", "batch", "textbook", "postgres", "batch_hot",
     "textbook_hot", "client_256_batching", "client_256", "client_64_batching", "client_64",
-    "lone", "lone_echo", "lone_textbook", "unary_workers_2", "batch_workers_2",
+    "lone", "lone_echo", "lone_textbook", "unary_features", "can_perform_features", "batch_features",
+    "batch_loaded", "lone_features", "lone_loaded", "unary_workers_2", "batch_workers_2",
 )  # fmt: skip
 
 
@@ -91,6 +100,24 @@ def _echo_rows(site: Site, server: Server, load: Executor) -> list[Row]:
             Ghz(site.folder, target, "CanPerform", _MANY), LEDGER, server),
         Row("lone_echo", "a lone echo", 1_000,
             apart(load, generators.lone_calls, target, _MANY), LEDGER, server, unit="ms"),
+    ]  # fmt: skip
+
+
+def _feature_rows(site: Site, server: Server, load: Executor) -> list[Row]:
+    target = server.target
+    return [
+        Row("unary_features", "Deduct, 64 in flight, ghz, features in use", 2_000,
+            Ghz(site.folder, target, "Deduct", _MANY), FEATURES, server, writes=True),
+        Row("can_perform_features", "CanPerform, 64 in flight, ghz, features in use", 3_000,
+            Ghz(site.folder, target, "CanPerform", _MANY), FEATURES, server),
+        Row("batch_features", "BatchDeduct of 100, 8 in flight, 10,000 accounts, features in use", 10_000,
+            apart(load, generators.batches, target, _MANY), FEATURES, server, writes=True),
+        Row("batch_loaded", "BatchDeduct of 100, 8 in flight, on 100 grants and 1,000 reservations", 10_000,
+            apart(load, generators.batches, target, _LOADED), FEATURES, server, writes=True),
+        Row("lone_features", "a lone Deduct, features in use", 300,
+            apart(load, generators.lone_calls, target, _MANY), FEATURES, server, writes=True, unit="ms"),
+        Row("lone_loaded", "a lone Deduct on 100 grants and 1,000 reservations", 300,
+            apart(load, generators.lone_calls, target, _LOADED), FEATURES, server, writes=True, unit="ms"),
     ]  # fmt: skip
 
 

@@ -131,10 +131,10 @@ def started(command: Sequence[str]) -> Iterator[Server]:
         server.stop()
 
 
-def serving(dsn: str, *options: str) -> list[str]:
+def serving(dsn: str, *options: str, catalog: Path = CATALOG) -> list[str]:
     """The command that serves a database on a free port."""
     command = [*COMMAND, "serve", "--database-url", dsn, "--listen", "127.0.0.1:0"]
-    return [*command, "--catalog", str(CATALOG), *options]
+    return [*command, "--catalog", str(catalog), *options]
 
 
 def knows_workers() -> bool:

@@ -44,7 +44,8 @@ def test_the_floors_are_those_of_the_project() -> None:
     assert {key.name: key.floor for key in KEYS if key.floor is not None} == {
         "unary_vs_echo": 0.55, "canperform_vs_echo": 0.70, "batch_vs_textbook": 6, "hot_vs_textbook": 15,
         "hot_vs_spread": 1.0, "batch_vs_postgres": 0.35, "client_batching": 5, "client_batching_64": 2.5,
-        "idle_latency": 1.5,
+        "idle_latency": 1.5, "unary_features_vs_echo": 0.55, "canperform_features_vs_echo": 0.70,
+        "batch_features_vs_textbook": 6, "loaded_account": 3, "loaded_account_batch": 1 / 3,
     }  # fmt: skip
 
 
