@@ -12,16 +12,20 @@ from typing import Any, NamedTuple
 
 import psycopg
 import pytest
-from creditledger_server.domain.account import Account, Grant, GrantSource
+from creditledger_server.domain.account import Account, Grant, GrantSource, Payment
 from creditledger_server.domain.entry import EntryKind
 from creditledger_server.domain.periods import Period
-from creditledger_server.storage import batch, commits, reads, usage
+from creditledger_server.domain.reservation import Reservation, ReservationState
+from creditledger_server.storage import batch, commits, due, reads, records, usage
 from creditledger_server.storage.arrays import text_array
 from creditledger_server.storage.connect import Connection, Database
 
 HOT_ENTRIES = 200_000
 OTHERS = 500
-TABLES = {"account", "entry", "grant_lot", "limit_use", "commit_log", "usage_rollup", "usage_rollup_head"}
+TABLES = {
+    "account", "entry", "grant_lot", "limit_use", "commit_log", "reservation", "refund", "purchase", "usage_rollup",
+    "usage_rollup_head",
+}  # fmt: skip
 
 _FILL = f"""
 INSERT INTO account (account_id, revision, available, reserved, granted, spent, forfeited, commit_position, last_time,
@@ -43,6 +47,19 @@ INSERT INTO limit_use (account_id, operation, period, period_start, uses)
 SELECT account_id, operation, 3, date_trunc('month', now()), 1
 FROM account, unnest('{{script_generation,voice_creation,video_processing}}'::text[]) AS operation;
 
+UPDATE account SET next_due_time = now() + interval '1 hour';
+
+INSERT INTO reservation (account_id, revision, quantity, amount, create_time, expire_time, catalog_version, state,
+                         operation)
+SELECT account_id, n * 10, 1, 1, now(), now() + n * interval '1 second', 1, CASE WHEN n % 100 = 1 THEN 1 ELSE 2 END,
+       'chat_refinement'
+FROM account, generate_series(1, revision / 10) AS n;
+
+INSERT INTO refund SELECT account_id, n * 10, 1 FROM account, generate_series(1, revision / 10) AS n;
+
+INSERT INTO purchase
+SELECT 'pi-' || n || account_id, account_id, n * 10, 'starter' FROM account, generate_series(1, revision / 10) AS n;
+
 INSERT INTO commit_log (position, account_id, account_ids, first_revisions, last_revisions)
 SELECT n * 2, 'hot', '{{hot}}', ARRAY[n * 2 - 1], ARRAY[n * 2] FROM generate_series(1, {HOT_ENTRIES // 2}) n;
 
@@ -62,6 +79,10 @@ REQUESTS = [("hot", f"id-{number}") for number in range(1, 500)] + [
 ]
 USES = [("hot", "script_generation", Period.MONTH), ("other-1", "voice_creation", Period.MONTH)]
 WANTED = batch.Wanted(ACCOUNTS, REQUESTS, USES)
+
+HOT_KEYS = [("hot", number) for number in range(10, 1_000, 10)]
+RECORDS = records.WantedRecords(HOT_KEYS, HOT_KEYS, [("hot", 2)], [("hot", "pi-1hot")], ["hot"])
+WANTED_RECORDS = batch.Wanted(["hot"], [("hot", "id-1")], [], RECORDS)
 
 EVERY_FILTER = reads.EntryFilter(
     7, 900, 0, 2**52, (EntryKind.DEDUCTED,), "chat_refinement", newest_first=False
@@ -96,7 +117,43 @@ async def write(conn: Connection) -> None:
     await batch.write_and_commit(conn, [known, opened], loaded.transaction_id)
 
 
+async def write_records(conn: Connection) -> None:
+    """A round that makes a reservation, refunds, credits a payment and voids a grant."""
+    loaded = await batch.lock_and_load(conn, WANTED_RECORDS)
+    account = loaded.accounts.get("hot") or Account("known", revision=1)
+    name, now = account.account_id, loaded.now
+    entry = account.post(EntryKind.RESERVED, max(now, account.last_time))
+    account.touched_terms = True
+    changed, revision = account.records, entry.revision
+    changed.reservations[revision] = Reservation(
+        name, revision, "chat_refinement", 1, 0, ReservationState.ACTIVE, now, now + 1, 1, (), None
+    )
+    changed.touched_reservations.add(revision)
+    changed.refunded[revision] = 1
+    changed.touched_refunds.add(revision)
+    changed.payments["pi"] = Payment(name, "starter", entry)
+    changed.new_payments["pi"] = revision
+    changed.voided.append(Grant(name, 2, 1, 0, GrantSource.ADMIN, now, "", "{}", void_time=now))
+    await batch.write_and_commit(conn, [account], loaded.transaction_id)
+
+
+async def load_run_out(conn: Connection) -> None:
+    """What a due account is settled with."""
+    await records.load_run_out(conn, {"hot": Account("hot")}, 2**51)
+
+
 Statements = tuple[Callable[[Connection], Awaitable[Any]], set[Access]]
+
+LOADS_RECORDS = {
+    by("account", "account_id"),
+    by("entry", "account_id", "request_id"),
+    by("entry", "account_id", "revision"),
+    by("reservation", "account_id", "revision"),
+    by("refund", "account_id", "revision"),
+    by("grant_lot", "account_id", "revision"),
+    by("purchase", "payment_reference"),
+    by("limit_use", "account_id"),
+}
 
 HOT: dict[str, Statements] = {
     "lock_and_load": (
@@ -114,6 +171,28 @@ HOT: dict[str, Statements] = {
             by("entry", "account_id", "request_id"),
             by("limit_use", "account_id", "operation", "period"),
         },
+    ),
+    "lock_and_load, records": (
+        lambda conn: batch.lock_and_load(conn, WANTED_RECORDS),
+        LOADS_RECORDS,
+    ),
+    "write_and_commit, records": (write_records, LOADS_RECORDS),
+    "load_run_out": (
+        load_run_out,
+        {by("reservation", "account_id", "expire_time"), by("limit_use", "account_id")},
+    ),
+    "read_due": (lambda conn: due.read_due(conn, 200), {by("account", "next_due_time")}),
+    "read_behind": (
+        lambda conn: due.read_behind(conn, "hot", ["pro"], 2**51, 5_000),
+        {by("account", "account_id")},
+    ),
+    "read_grants_before": (
+        lambda conn: reads.read_grants_before(conn, "hot", 9, 100),
+        {by("grant_lot", "account_id", "revision")},
+    ),
+    "read_reservations_before": (
+        lambda conn: reads.read_reservations_before(conn, "hot", 900, [1], 100),
+        {by("reservation", "account_id", "revision")},
     ),
     "read_snapshot": (
         lambda conn: reads.read_snapshot(conn, ACCOUNTS),

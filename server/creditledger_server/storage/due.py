@@ -16,10 +16,11 @@ _LEAD = Statement("lead", "SELECT pg_try_advisory_lock($1::bigint)")
 
 _CLOCK = Statement("clock", "SELECT ledger_time(), coalesce((SELECT max(version) FROM catalog), 0)")
 
+# The time as a subquery: compared with a volatile function, every account that will ever be due is looked at.
 _DUE = Statement(
     "due",
     """
-SELECT account_id FROM account WHERE next_due_time <= ledger_time() ORDER BY next_due_time LIMIT $1::bigint
+SELECT account_id FROM account WHERE next_due_time <= (SELECT ledger_time()) ORDER BY next_due_time LIMIT $1::bigint
 """,
 )
 

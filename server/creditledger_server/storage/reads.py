@@ -112,11 +112,14 @@ SELECT {GRANT_COLUMNS} FROM grant_lot WHERE account_id = $1 AND revision = ANY($
 """,
 )
 
+# As one comparison: behind an OR, every newer row would be read and passed over.
+_BELOW = "revision < coalesce($2::bigint, 9223372036854775807)"
+
 _GRANTS_BEFORE = Statement(
     "grants_before",
     f"""
 SELECT {GRANT_COLUMNS} FROM grant_lot
-WHERE account_id = $1 AND ($2::bigint IS NULL OR revision < $2) ORDER BY revision DESC LIMIT $3::bigint
+WHERE account_id = $1 AND {_BELOW} ORDER BY revision DESC LIMIT $3::bigint
 """,
 )
 
@@ -124,7 +127,7 @@ _RESERVATIONS_BEFORE = Statement(
     "reservations_before",
     f"""
 SELECT {RESERVATION_COLUMNS} FROM reservation
-WHERE account_id = $1 AND ($2::bigint IS NULL OR revision < $2) AND ($3::smallint[] IS NULL OR state = ANY($3))
+WHERE account_id = $1 AND {_BELOW} AND ($3::smallint[] IS NULL OR state = ANY($3))
 ORDER BY revision DESC LIMIT $4::bigint
 """,
 )
