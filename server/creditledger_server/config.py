@@ -110,6 +110,17 @@ class Settings(BaseSettings):
     watch_poll_ms: int = Field(
         100, ge=10, le=60_000, description="longest time until entries of other processes are looked for"
     )
+    watch_hints: bool = Field(
+        True, description="tell other processes of commits, and listen to them, by LISTEN and NOTIFY"
+    )
+    listen_url: Annotated[str, AfterValidator(_database_url)] | None = Field(
+        None,
+        repr=False,
+        description="Postgres without a pooler between, to LISTEN; not set: the database URL",
+    )
+    commit_log_hours: int = Field(
+        168, ge=1, le=100_000, description="for how long a cursor of all accounts can be resumed, at least"
+    )
 
     @model_validator(mode="after")
     def _insecure_only_if_told(self) -> Self:

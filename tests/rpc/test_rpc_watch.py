@@ -15,7 +15,7 @@ import pytest
 from creditledger.v1 import credit_ledger_pb2 as pb
 from creditledger.v1 import ledger_admin_pb2 as admin_pb
 from creditledger.v1 import resources_pb2
-from creditledger_server.watch.cursor import AllPosition, Cursors
+from creditledger_server.watch.cursor import AllPosition, AllSeen, Cursors
 from ledger_calls import (
     FAILED,
     TIMEOUT,
@@ -467,7 +467,7 @@ def test_a_cursor_ahead_of_a_ledger_restored_from_a_backup_is_refused(postgres: 
 def test_a_cursor_of_all_accounts_that_is_ahead_is_refused(ledger: Ledger, shared_dsn: str) -> None:
     [(key,)] = rows(shared_dsn, "SELECT cursor_key FROM ledger")
 
-    cursor = Cursors(bytes(key)).of_all(AllPosition(2**62))
+    cursor = Cursors(bytes(key)).of_all(AllSeen(AllPosition(2**62)))
 
     failure = ledger.refusal(pb.WatchUsageRequest(cursor=cursor))
     assert failure.word == "OUT_OF_RANGE / CURSOR_AHEAD"

@@ -220,9 +220,17 @@ HOT: dict[str, Statements] = {
         {by("grant_lot", "account_id", "revision")},
     ),
     "read_positions": (commits.read_positions, set()),
-    "read_touched": (lambda conn: commits.read_touched(conn, 399_000), {by("commit_log", "position")}),
+    "read_touched": (lambda conn: commits.read_touched(conn, 399_000, 500), {by("commit_log", "position")}),
     "read_committed": (
         lambda conn: commits.read_committed(conn, 399_000, 16),
+        {by("commit_log", "position"), by("entry", "account_id", "revision")},
+    ),
+    "read_news": (
+        lambda conn: commits.read_news(conn, [("hot", 199_000), ("other-1", 5)], 100),
+        {by("entry", "account_id", "revision")},
+    ),
+    "forget": (
+        lambda conn: commits.forget(conn, 1, 5_000),
         {by("commit_log", "position"), by("entry", "account_id", "revision")},
     ),
     "read_after": (

@@ -21,7 +21,7 @@ from creditledger_server.ledger.lane import Lane, LaneGroup, Ticket
 from creditledger_server.rpc.context import Context
 from creditledger_server.rpc.credit_ledger import CreditLedgerService
 from creditledger_server.storage.reads import EntryFilter
-from creditledger_server.watch.stream import Message, Signal
+from creditledger_server.watch.message import Message, Signal
 
 CATALOG = parse_catalog(
     {"default_level": "free", "operations": {"voice": {"price": {"flat": 5}}}, "levels": {"free": {}}}
@@ -61,7 +61,7 @@ class Notes:
         return self.account.written[:limit]
 
     async def watch(
-        self, account_ids: Sequence[str], cursor: str, kinds: frozenset[EntryKind]
+        self, account_ids: Sequence[str], cursor: str, kinds: frozenset[EntryKind], interval: float
     ) -> AsyncIterator[Message]:
         self.asked.append(kinds)
         yield Message("cursor", Signal.CAUGHT_UP)

@@ -7,14 +7,14 @@ from itertools import pairwise
 
 import pytest
 from creditledger_server.domain.refusal import Reason, Refused
-from creditledger_server.watch.cursor import SNAPSHOT_OWED, AllPosition, Cursors
+from creditledger_server.watch.cursor import SNAPSHOT_OWED, AllPosition, AllSeen, Cursors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 KEY = bytes(range(32))
 CURSORS = Cursors(KEY)
 SEEN = {"ann": 12, "bob": SNAPSHOT_OWED, "eve": 2**62}
-ALL = AllPosition(2**61, "user@example.com", 3)
+ALL = AllSeen(AllPosition(2**61, "user@example.com", 3))
 
 ids = st.text("abcXYZ019._:@/+=-", min_size=1, max_size=12)
 seen = st.dictionaries(ids, st.integers(SNAPSHOT_OWED, 2**63 - 1), min_size=1, max_size=8)
@@ -42,7 +42,28 @@ def test_a_cursor_of_accounts_tells_the_revision_delivered_of_each(revisions: di
 @settings(deadline=None)
 @given(positions)
 def test_a_cursor_of_all_tells_the_last_entry_delivered(position: AllPosition) -> None:
-    assert Cursors(KEY).to_all(CURSORS.of_all(position)) == position
+    assert Cursors(KEY).to_all(CURSORS.of_all(AllSeen(position))) == AllSeen(position)
+
+
+@given(start=positions, end=positions, account_id=ids)
+def test_a_cursor_between_summaries_tells_which_accounts_were_told(
+    start: AllPosition, end: AllPosition, account_id: str
+) -> None:
+    seen = AllSeen(start, end, account_id)
+    assert Cursors(KEY).to_all(CURSORS.of_all(seen)) == seen
+
+
+def test_between_summaries_the_first_accounts_are_ahead_of_the_others() -> None:
+    seen = AllSeen(AllPosition(5, "m", 1), AllPosition(9, "b", 7), "k")
+
+    assert seen.has(AllPosition(5, "m", 1))
+    assert seen.has(AllPosition(6, "k", 3))
+    assert not seen.has(AllPosition(6, "l", 3))
+    assert not seen.has(AllPosition(10, "a", 3))
+    assert seen.moved_to(AllPosition(7, "z", 1)) == AllSeen(
+        AllPosition(7, "z", 1), AllPosition(9, "b", 7), "k"
+    )
+    assert seen.moved_to(AllPosition(9, "b", 7)) == AllSeen(AllPosition(9, "b", 7))
 
 
 def test_an_owed_snapshot_survives() -> None:

@@ -115,6 +115,13 @@ def _canonical(
     )
 
 
+def charged(entry: Entry) -> int:
+    """What an entry charged for use; negative: what it refunded."""
+    if entry.kind in (EntryKind.DEDUCTED, EntryKind.COMMITTED):
+        return entry.cost
+    return sum(draw.amount for draw in entry.draws) if entry.kind is EntryKind.REFUNDED else 0
+
+
 def draws_text(draws: tuple[Draw, ...]) -> str | None:
     """Draws as they are stored and hashed: ``grant revision:amount,...``; None where there are none."""
     return ",".join([f"{revision}:{amount}" for revision, amount in draws]) if draws else None

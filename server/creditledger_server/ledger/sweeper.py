@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from ..domain.book import CatalogBook
 from ..domain.refusal import Refused
 from ..storage.connect import Connection
-from ..storage.due import read_behind, read_clock, read_due, try_lead
+from ..storage.due import leading, read_behind, read_clock, read_due
 from ..storage.errors import StorageError
 from .catalogs import CurrentCatalog
 
@@ -55,11 +55,12 @@ class Sweeper:
 
     async def _sweep_on(self, conn: Connection) -> None:
         while True:
-            if await try_lead(conn):
-                await self._sweep_due(conn)
-                await self._sweep_allowances(conn)
-            else:
-                self._begun.clear()  # another may leave its work half done
+            async with leading(conn) as leads:
+                if leads:
+                    await self._sweep_due(conn)
+                    await self._sweep_allowances(conn)
+                else:
+                    self._begun.clear()  # another may leave its work half done
             await asyncio.sleep(INTERVAL)
 
     async def _sweep_due(self, conn: Connection) -> None:

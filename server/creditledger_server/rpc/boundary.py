@@ -112,20 +112,58 @@ class _CallerGone(Exception):
     """The caller has left in the middle of a stream."""
 
 
+class _Stall:
+    """Cancels a stream's task when a write has taken longer than ``STALL_SECONDS``.
+
+    Looks now and then: to set a timer for every message would cost a tenth of sending it.
+    """
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self._task = task
+        self._loop = asyncio.get_running_loop()
+        self._since: float | None = None  # when the write under way began
+        self._timer = self._loop.call_later(STALL_SECONDS / 2, self._look)
+        self.happened = False
+
+    def __enter__(self) -> None:
+        self._since = self._loop.time()
+
+    def __exit__(self, *_: object) -> None:
+        self._since = None
+
+    def close(self) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        waited = 0.0 if self._since is None else self._loop.time() - self._since
+        if waited >= STALL_SECONDS:
+            self.happened = True
+            self._task.cancel()
+        else:
+            self._timer = self._loop.call_later(min(STALL_SECONDS / 2, STALL_SECONDS - waited), self._look)
+
+
 async def _send_all(answer: Any, context: Context) -> None:
     if not hasattr(answer, "__aiter__"):
         await answer
         return
-    async with contextlib.aclosing(answer):
-        async for message in answer:
-            try:
-                async with asyncio.timeout(STALL_SECONDS):
+    task = asyncio.current_task()
+    assert task is not None
+    stall = _Stall(task)
+    try:
+        async with contextlib.aclosing(answer):
+            async for message in answer:
+                with stall:
                     await context.write(message)
-            except InternalError as error:
-                raise _CallerGone from error
-            except TimeoutError as error:
-                words = "the reader has not read for too long; resume with the last cursor"
-                raise Refused(Reason.WATCHER_TOO_SLOW, words, retry_after=100_000) from error
+    except InternalError as error:
+        raise _CallerGone from error
+    except asyncio.CancelledError:
+        if not stall.happened or task.uncancel():
+            raise
+        words = "the reader has not read for too long; resume with the last cursor"
+        raise Refused(Reason.WATCHER_TOO_SLOW, words, retry_after=100_000) from None
+    finally:
+        stall.close()
 
 
 async def _decoded(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:

@@ -15,7 +15,8 @@ from ..domain.refusal import Reason, Refused
 from ..ledger.history import Standing
 from ..ledger.ledger import Ledger
 from ..ledger.reader import Checked
-from ..watch.stream import Message, Signal, Watcher
+from ..watch.message import Message, Signal, Summary
+from ..watch.stream import Watcher
 from . import convert, requests, usage_summary
 from .context import Context, accepted, deadline_of
 from .paging import Pages, fitting
@@ -24,6 +25,7 @@ from .validate import Fields
 
 MAX_BATCH = 1_000
 MAX_WATCHED = 1_000
+MAX_INTERVAL = 3_600  # seconds
 MAX_MESSAGE = 4 << 20  # what grpc clients take unless told otherwise
 ENTRY_OVERHEAD = 800  # what an answer adds to its request, with four limits and a name of 128 bytes twice
 
@@ -184,13 +186,14 @@ class CreditLedgerService(CreditLedgerServicer):
         for index, account_id in enumerate(request.account_ids[:MAX_WATCHED]):
             fields.identifier(f"account_ids[{index}]", account_id)
         fields.enums("kinds", request.kinds, resources_pb2.EntryKind.values())
+        interval = fields.duration("min_interval", request.min_interval, MAX_INTERVAL)
         fields.check()
-        if request.HasField("min_interval"):
-            raise NotImplementedError  # summaries come with coalescing; every entry would break what it asks for
         async for message in self._watcher.watch(
-            request.account_ids, request.cursor, frozenset(map(int, request.kinds))
+            request.account_ids, request.cursor, frozenset(map(int, request.kinds)), interval / 1_000_000
         ):
-            yield _watch_message(message)
+            if message.wire is None:
+                message.wire = _watch_message(message)
+            yield message.wire
 
     async def _write(self, command: Command, context: Context) -> Accepted:
         [answer] = await self._ledger.write([command], deadline_of(context, self._default_deadline))
@@ -253,11 +256,24 @@ def _watch_message(message: Message) -> pb.WatchUsageResponse:
     if isinstance(body, Entry):
         change = pb.UsageChange(entry=convert.entry(body), limits=convert.limits(body.limits))
         return pb.WatchUsageResponse(cursor=message.cursor, change=change)
+    if isinstance(body, Summary):
+        return pb.WatchUsageResponse(cursor=message.cursor, summary=_summary(body))
     if isinstance(body, Standing):
         return pb.WatchUsageResponse(cursor=message.cursor, snapshot=_snapshot(body))
     if body is Signal.CAUGHT_UP:
         return pb.WatchUsageResponse(cursor=message.cursor, caught_up=pb.CaughtUp())
     return pb.WatchUsageResponse(cursor=message.cursor, heartbeat=pb.Heartbeat())
+
+
+def _summary(summary: Summary) -> pb.UsageSummary:
+    return pb.UsageSummary(
+        account_id=summary.last.account_id,
+        from_revision=summary.from_revision,
+        to_revision=summary.last.revision,
+        changes=summary.changes,
+        credits=summary.credits,
+        balance=convert.balance(summary.last),
+    )
 
 
 def _snapshot(standing: Standing) -> pb.UsageSnapshot:

@@ -22,8 +22,12 @@ from ..ledger.ledger import Ledger
 from ..ledger.start import StartupError, prepare, startup_errors
 from ..storage.connect import Database
 from ..storage.schema import expected_version
+from ..watch.hints import Hints
 from ..watch.hub import Hub
+from ..watch.pages import Pages
+from ..watch.retention import Retention
 from ..watch.stream import Watcher
+from ..watch.tailer import Tailer
 from .boundary import Boundary
 from .credit_ledger import CreditLedgerService
 from .health import Health
@@ -69,7 +73,7 @@ async def serve(
         with startup_errors():
             await database.open()
             await stream_database.open()
-            await _serve_on(database, stream_database, settings, catalog, on_ready, stop, share_port)
+            await _serve_on(database, stream_database, settings, dsn, catalog, on_ready, stop, share_port)
     finally:
         await stream_database.close()
         await database.close()
@@ -88,13 +92,18 @@ async def _serve_on(
     database: Database,
     stream_database: Database,
     settings: Settings,
+    dsn: str,
     catalog: Catalog | None,
     on_ready: Callable[[str], None],
     stop: asyncio.Event,
     share_port: bool,
 ) -> None:
     identity = await prepare(database, settings.decimals, catalog)
-    hub = Hub(stream_database.connection, settings.watch_poll_ms / 1_000)
+    connect = stream_database.connection
+    tailer = Tailer(connect, settings.watch_poll_ms / 1_000)
+    hints = Hints(connect, settings.listen_url or dsn)
+    pages = Pages(connect)
+    hub = Hub(pages, hints.committed, tailer.hint)
     ledger = Ledger(
         database,
         identity,
@@ -105,12 +114,21 @@ async def _serve_on(
     )
     health = Health(database, (database, stream_database), expected_version(), SERVICES)
     await health.start()
-    watcher = Watcher(ledger, stream_database.connection, hub, settings.heartbeat_seconds)
+    watcher = Watcher(ledger, connect, hub, pages, settings.heartbeat_seconds)
     server = _create_server(ledger, watcher, health, settings, share_port)
     port = _bind(server, settings.listen)
     async with asyncio.TaskGroup() as tasks:
-        work = [ledger.run, hub.run, health.run, *([ledger.sweeper.run] if settings.sweeper else [])]
-        background = [tasks.create_task(run()) for run in work]
+        work = [
+            ledger.run(),
+            health.run(),
+            tailer.run(hub),
+            Retention(connect, settings.commit_log_hours).run(),
+        ]
+        if settings.sweeper:
+            work.append(ledger.sweeper.run())
+        if settings.watch_hints:
+            work += [hints.send(), hints.receive(tailer.hint)]
+        background = [tasks.create_task(each) for each in work]
         await server.start()
         _relax_collector()
         on_ready(f"{settings.listen.rpartition(':')[0]}:{port}")

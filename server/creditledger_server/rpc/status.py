@@ -47,6 +47,7 @@ CODES: dict[Reason, StatusCode] = {
     Reason.DEADLINE_PASSED: StatusCode.DEADLINE_EXCEEDED,
     Reason.CURSOR_INVALID: StatusCode.INVALID_ARGUMENT,
     Reason.CURSOR_AHEAD: StatusCode.OUT_OF_RANGE,
+    Reason.CURSOR_EXPIRED: StatusCode.OUT_OF_RANGE,
     Reason.WATCHER_TOO_SLOW: StatusCode.RESOURCE_EXHAUSTED,
     Reason.PACKAGE_UNKNOWN: StatusCode.INVALID_ARGUMENT,
     Reason.RESERVATION_NOT_FOUND: StatusCode.NOT_FOUND,

@@ -16,7 +16,7 @@ from ..domain.lots import NEVER
 from ..domain.periods import Period
 from ..domain.times import iso_time
 from .arrays import arrays, columns, int_array, text_array
-from .exchange import PG_EPOCH, Bound, Connection, Statement
+from .exchange import BEGIN, COMMIT, PG_EPOCH, ROLLBACK, Bound, Connection, Statement
 from .records import WantedRecords, attach, attach_uses, loads, saves
 from .rows import (
     ACCOUNT_COLUMNS,
@@ -172,15 +172,10 @@ VALUES ($1, $2, $3::text[], $4::bigint[], $5::bigint[])
 )
 
 
-_BEGIN: Bound = Statement("begin", "BEGIN"), ()
-_COMMIT: Bound = Statement("commit", "COMMIT"), ()
-_ROLLBACK: Bound = Statement("rollback", "ROLLBACK"), ()
-
-
 async def lock_and_load(conn: Connection, wanted: Wanted) -> Loaded:
     """Begins the transaction, locks the accounts in order and reads what the batch needs. Raises as ``translated``."""
     statements: list[Bound] = [
-        _BEGIN,
+        BEGIN,
         (_LOCK, [text_array(wanted.accounts)]),
         (_LOAD_REQUESTS, columns(wanted.requests, "tt")),
     ]
@@ -207,12 +202,12 @@ async def write_and_commit(conn: Connection, accounts: Iterable[Account], transa
     for account in changed:
         if account.written:
             account.commit_position = position
-    await conn.exchange(*_statements(changed, position), _COMMIT)
+    await conn.exchange(*_statements(changed, position), COMMIT)
 
 
 async def rollback(conn: Connection) -> None:
     """Ends the transaction without a trace and frees its locks. Raises as ``translated``."""
-    await conn.exchange(_ROLLBACK)
+    await conn.exchange(ROLLBACK)
 
 
 def _assemble(accounts: list[Any], requests: list[Any]) -> Loaded:

@@ -11,7 +11,7 @@ from psycopg_pool import AsyncConnectionPool
 from .errors import translated
 from .exchange import Connection as Connection
 
-_KEEPALIVE = {
+KEEPALIVE: dict[str, Any] = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
@@ -99,5 +99,5 @@ def _parameters(lock_timeout: int, statement_timeout: int) -> dict[str, Any]:
         # Only exchanges prepare. What psycopg prepares it forgets at a ROLLBACK, with DEALLOCATE ALL: theirs as well.
         "prepare_threshold": None,
         "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
-        **_KEEPALIVE,
+        **KEEPALIVE,
     }

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from ..domain.times import iso_time
 from .arrays import text_array
 from .connect import Connection
-from .exchange import PG_EPOCH, Statement
+from .exchange import BEGIN, COMMIT, PG_EPOCH, Statement
 
 SWEEPER_LOCK = int.from_bytes(b"crsweepr")
 
-_LEAD = Statement("lead", "SELECT pg_try_advisory_lock($1::bigint)")
+# A lock of a transaction and not of the session: behind a pooler a session is nobody's.
+_LEAD = Statement(
+    "lead",
+    """
+SELECT pg_try_advisory_xact_lock($1::bigint), set_config('idle_in_transaction_session_timeout', '20s', true)
+""",
+)
 
 _CLOCK = Statement("clock", "SELECT ledger_time(), coalesce((SELECT max(version) FROM catalog), 0)")
 
@@ -44,10 +51,12 @@ class Page(NamedTuple):
     behind: list[str]
 
 
-async def try_lead(conn: Connection) -> bool:
-    """Whether this connection is, or becomes, the one whose sweeper works. Lasts as long as the connection."""
-    [(leads,)] = await conn.fetch(_LEAD, SWEEPER_LOCK)
-    return bool(leads)
+@asynccontextmanager
+async def leading(conn: Connection) -> AsyncIterator[bool]:
+    """Whether this connection is the one whose sweeper works; no other is before the block ends."""
+    _, [(leads, _)] = await conn.exchange(BEGIN, (_LEAD, [SWEEPER_LOCK]))
+    yield bool(leads)
+    await conn.exchange(COMMIT)
 
 
 async def read_clock(conn: Connection) -> tuple[int, int]:

@@ -35,6 +35,10 @@ Parameters = Sequence[str | int | None]
 
 Bound = tuple[Statement, Parameters]
 
+BEGIN: Final[Bound] = Statement("begin", "BEGIN"), ()
+COMMIT: Final[Bound] = Statement("commit", "COMMIT"), ()
+ROLLBACK: Final[Bound] = Statement("rollback", "ROLLBACK"), ()
+
 
 PG_EPOCH: Final = 946_684_800_000_000
 """2000-01-01, from which Postgres counts, in microseconds since the Unix epoch: add it to a time of an exchange."""

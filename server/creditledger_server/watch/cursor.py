@@ -17,11 +17,33 @@ _ALL = "watch-all"
 
 
 class AllPosition(NamedTuple):
-    """The last entry delivered to a watcher of all accounts; the empty account comes before every other."""
+    """A place in the order in which entries are delivered to watchers of all accounts.
+
+    The empty account comes before every other.
+    """
 
     position: int
     account_id: str = ""
     revision: int = 0
+
+
+class AllSeen(NamedTuple):
+    """What a watcher of all accounts has: everything up to ``reached``; of accounts up to ``account_id`` up to ``end``.
+
+    The latter is for cursors between summaries, which go by account.
+    """
+
+    reached: AllPosition
+    end: AllPosition = AllPosition(0)
+    account_id: str = ""
+
+    def has(self, place: AllPosition) -> bool:
+        """Whether what is there has been delivered."""
+        return place <= self.reached or (place <= self.end and place.account_id <= self.account_id)
+
+    def moved_to(self, place: AllPosition) -> AllSeen:
+        """The same with everything up to a later place."""
+        return self._replace(reached=place) if place < self.end else AllSeen(place)
 
 
 class AccountCursors:
@@ -51,13 +73,28 @@ class Cursors:
         """The cursors of streams of these accounts, sorted."""
         return AccountCursors(self._key, account_ids)
 
-    def of_all(self, position: AllPosition) -> str:
+    def of_all(self, seen: AllSeen) -> str:
         """The cursor of a stream of all accounts."""
-        return seal(self._key, _ALL, position)
+        between = [*seen.end, seen.account_id] if seen.account_id else []
+        return seal(self._key, _ALL, [*seen.reached, *between])
 
-    def to_all(self, cursor: str) -> AllPosition:
+    def to_all(self, cursor: str) -> AllSeen:
         """Reads what ``of_all`` wrote. Raises Refused CURSOR_INVALID."""
-        return AllPosition(*_open(self._key, _ALL, cursor))
+        value = _open(self._key, _ALL, cursor)
+        reached = AllPosition(*value[:3])
+        return AllSeen(reached, AllPosition(*value[3:6]), value[6]) if len(value) > 3 else AllSeen(reached)
+
+
+def ahead() -> Refused:
+    """The refusal of a cursor that the ledger has not reached."""
+    return Refused(Reason.CURSOR_AHEAD, "the cursor is ahead of the ledger: history was lost")
+
+
+def expired() -> Refused:
+    """The refusal of a cursor of all accounts that the commit log does not reach back to."""
+    return Refused(
+        Reason.CURSOR_EXPIRED, "the cursor is older than what the ledger keeps for watchers of all accounts"
+    )
 
 
 def _open(key: bytes, purpose: str, cursor: str) -> list[Any]:

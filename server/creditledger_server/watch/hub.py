@@ -1,85 +1,94 @@
-"""Wakes streams when accounts have changed: at once for commits of this process, by polling for those of others."""
+"""Hands entries to the streams of this process, wherever they were written."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from ..domain.account import Account
+from ..domain.entry import Entry
 from ..domain.refusal import Reason, Refused
-from ..storage.commits import read_positions, read_touched
-from ..storage.connect import Connection
-from ..storage.errors import StorageError
+from .pages import Pages
+from .recent import Recent
 
-logger = logging.getLogger(__name__)
+RECENT = 5_000
+"""How many entries are held for all streams together; some 10 MB."""
 
 
 class Subscription:
-    """What one stream waits on. ``account_ids`` None: all accounts.
+    """What one stream waits on: which of its accounts have changed. ``account_ids`` None: all accounts.
 
-    Only says where to look; what is there, and what was seen already, the stream knows from the tables. So it holds
-    no entries and is bounded by the number of its accounts.
+    Says only where to look; what is there the stream finds by revisions. So it is bounded by the number of accounts.
     """
 
-    def __init__(self, account_ids: frozenset[str] | None) -> None:
+    def __init__(self, account_ids: Sequence[str] | None) -> None:
         self.account_ids = account_ids
-        self._changed: set[str] = set()
+        self._changed: dict[str, None] = {}  # in the order of arrival
         self._wake = asyncio.Event()
         self._closed = False
 
     def notify(self, account_id: str) -> None:
         """Tells that an account has changed."""
-        if self.account_ids is not None:
-            self._changed.add(account_id)
+        self._changed[account_id] = None
         self._wake.set()
 
     def close(self) -> None:
-        """Ends the stream: ``wait`` raises from now on."""
+        """Ends the stream: ``check`` raises from now on."""
         self._closed = True
         self._wake.set()
 
-    async def wait(self, timeout: float) -> set[str] | None:
-        """Waits for a change; returns the accounts that have changed, or None after ``timeout`` seconds.
-
-        Raises Refused SHUTTING_DOWN once the server drains.
-        """
-        try:
-            async with asyncio.timeout(timeout):
-                await self._wake.wait()
-        except TimeoutError:
-            return None
+    def check(self) -> None:
+        """Raises Refused SHUTTING_DOWN once the server drains."""
         if self._closed:
             raise Refused(
                 Reason.SHUTTING_DOWN, "the server is going away; resume elsewhere", retry_after=100_000
             )
+
+    def take(self) -> str | None:
+        """The account that has waited longest for a look, if any. Raises as ``check``."""
+        self.check()
+        for account_id in self._changed:
+            del self._changed[account_id]
+            return account_id
+        return None
+
+    async def wait(self, timeout: float) -> None:
+        """Waits for a change, for at most so many seconds."""
         self._wake.clear()
-        changed, self._changed = self._changed, set()
-        return changed
+        if self._changed or self._closed:
+            return
+        timer = asyncio.get_running_loop().call_later(timeout, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
 
 
 class Hub:
-    """All subscriptions of this process and the tailer that finds commits of other processes."""
+    """All subscriptions of this process.
 
-    def __init__(
-        self, connect: Callable[[], AbstractAsyncContextManager[Connection]], poll_seconds: float
-    ) -> None:
-        self._connect = connect
-        self._poll_seconds = poll_seconds
+    ``on_commit`` is told of each commit of this process; ``on_gap`` is told when entries arrived here before some that
+    others wrote, so that the commit log should be looked at.
+    """
+
+    def __init__(self, pages: Pages, on_commit: Callable[[], None], on_gap: Callable[[], None]) -> None:
+        self.recent = Recent(RECENT)
+        self._pages = pages
+        self._on_commit = on_commit
+        self._on_gap = on_gap
         self._by_account: dict[str, set[Subscription]] = {}
         self._of_all: set[Subscription] = set()
         self._first = asyncio.Event()
         self._draining = False
 
     @contextmanager
-    def subscribe(self, account_ids: Iterable[str] | None) -> Iterator[Subscription]:
+    def subscribe(self, account_ids: Sequence[str] | None) -> Iterator[Subscription]:
         """A subscription for as long as the block lasts. Subscribe first, then read: no change is missed between."""
-        subscription = Subscription(None if account_ids is None else frozenset(account_ids))
+        subscription = Subscription(account_ids)
         if self._draining:
             subscription.close()
-        for group in self._groups(subscription):
-            group.add(subscription)
+        self._add(subscription)
         self._first.set()
         try:
             yield subscription
@@ -88,67 +97,76 @@ class Hub:
 
     def committed(self, accounts: Iterable[Account]) -> None:
         """Tells what this process has committed."""
-        self._notify(account.account_id for account in accounts)
+        for account in accounts:
+            if account.account_id in self._by_account:
+                self._arrived(account.account_id, account.written)
+        self.wake_watchers_of_all()
+        self._on_commit()
+
+    def read(self, account_id: str, entries: Sequence[Entry]) -> None:
+        """Tells an account's newest entries as the tables have them."""
+        if account_id in self._by_account:
+            self.recent.add(account_id, entries, after_gap=True)
+            self._notify(account_id)
+
+    def wake_watchers_of_all(self) -> None:
+        """Has the streams of all accounts look into the commit log."""
+        self._pages.news()
+        for subscription in self._of_all:
+            subscription.notify("")
 
     def drain(self) -> None:
         """Ends every stream, now and from now on."""
         self._draining = True
-        for subscription in self._all():
+        for subscription in self._of_all.union(*self._by_account.values()):
             subscription.close()
+
+    def watched(self) -> list[str]:
+        """The accounts that are watched by name."""
+        return list(self._by_account)
+
+    def is_watched(self, account_id: str) -> bool:
+        """Whether some stream watches an account by name."""
+        return account_id in self._by_account
 
     def count(self) -> int:
         """How many streams are open."""
-        return len(self._all())
+        return len(self._of_all.union(*self._by_account.values()))
 
-    async def run(self) -> None:
-        """Polls the commit log while there are subscriptions, until cancelled."""
-        position: int | None = None
-        while True:
+    def is_idle(self) -> bool:
+        """Whether no stream is open."""
+        return not (self._by_account or self._of_all)
+
+    async def wait_for_streams(self) -> None:
+        """Waits until a stream is open."""
+        while self.is_idle():
+            self._first.clear()
             await self._first.wait()
-            if not (self._by_account or self._of_all):
-                self._first.clear()
-                position = None
-                continue
-            try:
-                position = await self._poll(position)
-            except StorageError as error:
-                logger.warning("cannot read the commit log: %s", error)
-            await asyncio.sleep(self._poll_seconds)
 
-    async def _poll(self, position: int | None) -> int:
-        """Wakes whom commits from ``position`` on concern; returns the position to poll from next time."""
-        async with self._connect() as conn:
-            if position is None:
-                horizon = (await read_positions(conn)).horizon
-                # What was committed before the first poll was not told to anybody: let all streams look once.
-                for subscription in self._all():
-                    for account_id in subscription.account_ids or [""]:
-                        subscription.notify(account_id)
-                return horizon
-            horizon, account_ids = await read_touched(conn, position)
-        self._notify(account_ids)
-        return horizon
+    def _arrived(self, account_id: str, entries: Sequence[Entry]) -> None:
+        if self.recent.add(account_id, entries):
+            self._notify(account_id)
+        else:
+            self._on_gap()
 
-    def _notify(self, account_ids: Iterable[str]) -> None:
-        account_id = ""
-        for account_id in account_ids:
-            for subscription in self._by_account.get(account_id, ()):
-                subscription.notify(account_id)
-        if account_id:
-            for subscription in self._of_all:
-                subscription.notify(account_id)
+    def _notify(self, account_id: str) -> None:
+        for subscription in self._by_account[account_id]:
+            subscription.notify(account_id)
 
-    def _groups(self, subscription: Subscription) -> list[set[Subscription]]:
+    def _add(self, subscription: Subscription) -> None:
         if subscription.account_ids is None:
-            return [self._of_all]
-        return [self._by_account.setdefault(account_id, set()) for account_id in subscription.account_ids]
+            self._of_all.add(subscription)
+        for account_id in subscription.account_ids or ():
+            if account_id not in self._by_account:
+                self._by_account[account_id] = set()
+                self.recent.follow(account_id)
+            self._by_account[account_id].add(subscription)
 
     def _remove(self, subscription: Subscription) -> None:
-        for group in self._groups(subscription):
-            group.discard(subscription)
+        self._of_all.discard(subscription)
         for account_id in subscription.account_ids or ():
-            if not self._by_account.get(account_id, True):
+            group = self._by_account[account_id]
+            group.discard(subscription)
+            if not group:
                 del self._by_account[account_id]
-
-    def _all(self) -> set[Subscription]:
-        return self._of_all.union(*self._by_account.values())
+                self.recent.forget(account_id)
