@@ -116,7 +116,7 @@ def test_all_accounts_can_be_watched_after_a_logical_restore(dsn: str, fences: F
 def test_oldest_writer_is_told(dsn: str, fences: Fences) -> None:
     query = fences(PAGE, "sql")[2]
     with closing(psycopg.connect(dsn)) as writer:
-        writer.execute("INSERT INTO limit_use VALUES ('user-1', 'voice_creation', 1, now(), 0)")
+        writer.execute("INSERT INTO refund VALUES ('user-1', 1, 1)")
         [(age,)] = _execute(dsn, query)
     assert age.total_seconds() > 0
 

@@ -73,7 +73,7 @@ def test_100_first_calls_of_one_account_open_it_once_and_are_accepted_as_far_as_
     assert Counter(answer.outcome for answer in answers) == {"OK": 30, "LIMIT_EXCEEDED": 70}
     assert rows(dsn, _KINDS) == [("new", 1, 30)]
     assert rows(dsn, "SELECT kind FROM entry WHERE revision = 1") == [(1,)]
-    assert rows(dsn, "SELECT account_id, uses FROM limit_use") == [("new", 30)]
+    assert rows(dsn, "SELECT account_id, uses FROM account") == [("new", "trial:4:0:30")]
     assert verified(dsn) == "accounts=1 entries=31 mismatches=0"
 
 

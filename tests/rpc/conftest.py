@@ -46,7 +46,7 @@ def nobody() -> str:
 
 _WRITTEN = """
 SELECT (SELECT json_agg(a) FROM account a)::text, (SELECT count(*) FROM entry), (SELECT count(*) FROM grant_lot),
-       (SELECT json_agg(u) FROM limit_use u)::text, (SELECT count(*) FROM catalog)
+       (SELECT count(*) FROM catalog)
 """
 
 

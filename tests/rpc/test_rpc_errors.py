@@ -294,25 +294,6 @@ def test_a_deadline_that_passes_while_the_call_waits_drops_it_untried(
     assert ledger.revision(account) == 3
 
 
-OPTIONS: dict[str, Message] = {
-    "min_interval": pb.WatchUsageRequest(min_interval=Duration(seconds=1)),
-    "min_interval 0": pb.WatchUsageRequest(min_interval=Duration()),
-}
-
-
-@pytest.mark.parametrize("option", OPTIONS.values(), ids=OPTIONS.keys())
-def test_an_option_that_is_not_served_yet(ledger: Ledger, account: str, option: Message) -> None:
-    request = valid(type(option), account)
-    request.MergeFrom(option)
-
-    failure = ledger.refusal(request)
-
-    assert failure.word == "UNIMPLEMENTED / NOT_IMPLEMENTED"
-    assert failure.metadata["method"] == path_of(type(option).__name__)
-    assert ledger.revision(account) == 2
-    assert ledger.call(admin_pb.GetServerInfoRequest()).catalog_version == 1
-
-
 def test_every_method_is_served_or_known_not_to_be() -> None:
     served = {path_of(kind.__name__).rpartition("/")[2] for kind in SERVED_ON_ACCOUNTS} | {
         "BatchDeduct", "OpenAccount", "ListAccounts", "GetCatalog", "UpdateCatalog", "GetServerInfo", "ListPackages",

@@ -50,7 +50,7 @@ def transact() -> Transact:
     """Carries out commands in one transaction, as a lane does."""
 
     async def run(conn: Connection, commands: Sequence[Command]) -> None:
-        loaded = await lock_and_load(conn, wanted(commands, _CATALOG))
+        loaded = await lock_and_load(conn, wanted(commands))
         accounts = loaded.accounts
         for command in commands:
             account = accounts.setdefault(command.account_id, Account(command.account_id))

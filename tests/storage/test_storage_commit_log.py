@@ -171,7 +171,7 @@ async def _write(conn: Connection, account_ids: Sequence[str]) -> None:
 
 
 async def _load(conn: Connection, account_ids: Sequence[str]) -> Loaded:
-    loaded = await lock_and_load(conn, Wanted(sorted(account_ids), [], []))
+    loaded = await lock_and_load(conn, Wanted(sorted(account_ids), []))
     for account_id in account_ids:
         loaded.accounts.setdefault(account_id, Account(account_id))
     return loaded

@@ -84,7 +84,7 @@ async def _make_ties(connect: Callable[[], Awaitable[Connection]]) -> None:
 
 
 async def _write(conn: Connection, account_ids: list[str]) -> None:
-    loaded = await lock_and_load(conn, Wanted(account_ids, [], []))
+    loaded = await lock_and_load(conn, Wanted(account_ids, []))
     for account in loaded.accounts.values():
         account.post(EntryKind.LEVEL_CHANGED, max(loaded.now, account.last_time))
     await write_and_commit(conn, loaded.accounts.values(), loaded.transaction_id)

@@ -23,7 +23,7 @@ from creditledger_server.storage.connect import Connection, Database
 HOT_ENTRIES = 200_000
 OTHERS = 500
 TABLES = {
-    "account", "entry", "grant_lot", "limit_use", "commit_log", "reservation", "refund", "purchase", "usage_rollup",
+    "account", "entry", "grant_lot", "commit_log", "reservation", "refund", "purchase", "usage_rollup",
     "usage_rollup_head",
 }  # fmt: skip
 
@@ -42,10 +42,6 @@ FROM account, generate_series(1, account.revision) AS n;
 
 INSERT INTO grant_lot (account_id, revision, amount, priority, source, create_time, reason, labels)
 SELECT account_id, 2, 1000, 0, 1, now(), '', '{{}}' FROM account;
-
-INSERT INTO limit_use (account_id, operation, period, period_start, uses)
-SELECT account_id, operation, 3, date_trunc('month', now()), 1
-FROM account, unnest('{{script_generation,voice_creation,video_processing}}'::text[]) AS operation;
 
 UPDATE account SET next_due_time = now() + interval '1 hour';
 
@@ -77,12 +73,11 @@ REQUESTS = [("hot", f"id-{number}") for number in range(1, 500)] + [
     ("other-1", "id-1"),
     ("other-2", "no-such"),
 ]
-USES = [("hot", "script_generation", Period.MONTH), ("other-1", "voice_creation", Period.MONTH)]
-WANTED = batch.Wanted(ACCOUNTS, REQUESTS, USES)
+WANTED = batch.Wanted(ACCOUNTS, REQUESTS)
 
 HOT_KEYS = [("hot", number) for number in range(10, 1_000, 10)]
-RECORDS = records.WantedRecords(HOT_KEYS, HOT_KEYS, [("hot", 2)], [("hot", "pi-1hot")], ["hot"])
-WANTED_RECORDS = batch.Wanted(["hot"], [("hot", "id-1")], [], RECORDS)
+RECORDS = records.WantedRecords(HOT_KEYS, HOT_KEYS, [("hot", 2)], [("hot", "pi-1hot")])
+WANTED_RECORDS = batch.Wanted(["hot"], [("hot", "id-1")], RECORDS)
 
 EVERY_FILTER = reads.EntryFilter(
     7, 900, 0, 2**52, (EntryKind.DEDUCTED,), "chat_refinement", newest_first=False
@@ -152,7 +147,6 @@ LOADS_RECORDS = {
     by("refund", "account_id", "revision"),
     by("grant_lot", "account_id", "revision"),
     by("purchase", "payment_reference"),
-    by("limit_use", "account_id"),
 }
 
 HOT: dict[str, Statements] = {
@@ -161,7 +155,6 @@ HOT: dict[str, Statements] = {
         {
             by("account", "account_id"),
             by("entry", "account_id", "request_id"),
-            by("limit_use", "account_id", "operation", "period"),
         },
     ),
     "write_and_commit": (
@@ -169,7 +162,6 @@ HOT: dict[str, Statements] = {
         {
             by("account", "account_id"),
             by("entry", "account_id", "request_id"),
-            by("limit_use", "account_id", "operation", "period"),
         },
     ),
     "lock_and_load, records": (
@@ -179,7 +171,7 @@ HOT: dict[str, Statements] = {
     "write_and_commit, records": (write_records, LOADS_RECORDS),
     "load_run_out": (
         load_run_out,
-        {by("reservation", "account_id", "expire_time"), by("limit_use", "account_id")},
+        {by("reservation", "account_id", "expire_time")},
     ),
     "read_due": (lambda conn: due.read_due(conn, 200), {by("account", "next_due_time")}),
     "read_behind": (
@@ -196,7 +188,7 @@ HOT: dict[str, Statements] = {
     ),
     "read_snapshot": (
         lambda conn: reads.read_snapshot(conn, ACCOUNTS),
-        {by("account", "account_id"), by("limit_use", "account_id")},
+        {by("account", "account_id")},
     ),
     "read_entry": (lambda conn: reads.read_entry(conn, "hot", 5), {by("entry", "account_id", "revision")}),
     "read_entry_of_request": (

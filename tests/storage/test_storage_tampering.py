@@ -75,6 +75,7 @@ ACCOUNT_VALUES: dict[str, LiteralString] = {
     "pending": "'[[9,0,1,4102444800000000,0]]'",
     "allowances": """'{"1":0}'""",
     "reservations": "reservations + 1",
+    "uses": "'script_generation:3:' || (extract(epoch FROM date_trunc('month', last_time)) / 86400)::int || ':999'",
 }
 
 # What is kept of the account "rich" in other tables, each value another one of the right type.
@@ -111,13 +112,6 @@ KEPT_VALUES: dict[str, dict[str, LiteralString]] = {
         "account_id": "'nobody'",
         "revision": "revision + 1",
         "package_id": "'other'",
-    },
-    "limit_use": {
-        "account_id": "'nobody'",
-        "operation": "operation || '_2'",
-        "period": "period + 1",
-        "period_start": "period_start - interval '1 day'",
-        "uses": "uses + 1",
     },
 }
 

@@ -19,7 +19,7 @@ async def test_postgres_ends_transactions_that_were_left_open_after_their_load(
     """Several, because what the driver sends last depends on how fast Postgres answers."""
     watcher, *stopped = [await connect() for _ in range(9)]
     for number, conn in enumerate(stopped):
-        await lock_and_load(conn, Wanted([f"account-{number}"], [], []))
+        await lock_and_load(conn, Wanted([f"account-{number}"], []))
 
     left = await _left(watcher, [conn.info.backend_pid for conn in stopped], seconds=20)
 

@@ -128,7 +128,6 @@ class Account:
     remembered: dict[str, Entry] = field(default_factory=dict)
     written: list[Entry] = field(default_factory=list)
     new_grants: list[Grant] = field(default_factory=list)
-    touched_uses: set[tuple[str, Period]] = field(default_factory=set)
     touched_terms: bool = False
     loaded_records: Records | None = None
 
@@ -151,16 +150,24 @@ class Account:
 
     def count_uses(self, operation: str, period: Period, quantity: int, now: int) -> None:
         """Counts uses in the period that ``now`` lies in."""
-        uses = self.used(operation, period, now) + quantity
-        self.uses[operation, period] = Use(period_start(period, now), uses)
-        self.touched_uses.add((operation, period))
+        start = period_start(period, now)
+        use = self.uses.get((operation, period))
+        uses = use.uses if use and use.period_start == start else 0
+        self.uses[operation, period] = Use(start, uses + quantity)
 
     def return_uses(self, operation: str, period: Period, quantity: int, counted_at: int) -> None:
         """Takes back uses that were counted at ``counted_at``, unless that period is over."""
         use = self.uses.get((operation, period))
         if use and use.period_start == period_start(period, counted_at):
             self.uses[operation, period] = use._replace(uses=use.uses - quantity)
-            self.touched_uses.add((operation, period))
+
+    def present_uses(self) -> dict[tuple[str, Period], Use]:
+        """The counters that still count at the time of the newest entry."""
+        return {
+            key: use
+            for key, use in self.uses.items()
+            if use.uses and use.period_start == period_start(key[1], self.last_time)
+        }
 
     def falls_due(self, time: int) -> None:
         """Notes that something will fall due at ``time``."""
@@ -177,7 +184,7 @@ class Account:
         """A copy that can be changed without a trace."""
         return replace(
             self, lots=[*self.lots], pending=[*self.pending], allowances={**self.allowances}, uses={**self.uses},
-            remembered={}, written=[], new_grants=[], touched_uses=set(), loaded_records=None,
+            remembered={}, written=[], new_grants=[], loaded_records=None,
         )  # fmt: skip
 
     def post(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from . import lots
-from .account import Account, AccountState, Grant, GrantSource, Use
+from .account import Account, AccountState, Grant, GrantSource
 from .book import CatalogBook
 from .entry import Draw, Entry, EntryKind, chain_hash
 from .evaluate import limit_states
@@ -28,7 +28,6 @@ class Finding(NamedTuple):
 class Kept(NamedTuple):
     """What the tables keep of an account besides its row: what the entries must explain as well."""
 
-    uses: dict[tuple[str, Period], Use]
     grants: dict[int, Grant]
     reservations: dict[int, Reservation]
     refunded: dict[int, int]
@@ -56,7 +55,7 @@ class Audit:
 
     def __init__(self, account_id: str, book: CatalogBook) -> None:
         self.account = Account(account_id)
-        self.kept = Kept(self.account.uses, {}, {}, {}, {})
+        self.kept = Kept({}, {}, {}, {})
         self._book = book
         self._costs = array("q", [0])  # by revision: what can still be refunded
 
@@ -69,6 +68,8 @@ class Audit:
         """Holds what the tables keep against what the entries say."""
         computed = self.account
         wrong = [name for name in _COMPARED if getattr(row, name) != getattr(computed, name)]
+        if row.present_uses() != computed.present_uses():
+            wrong.append("uses")
         if wrong:
             return Finding(
                 computed.revision, f"the account row does not match its entries in {', '.join(wrong)}"

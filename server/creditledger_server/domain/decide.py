@@ -173,4 +173,7 @@ def _count(
         return limits
     for period in periods:
         account.count_uses(command.operation, period, command.quantity, now)
-    return tuple(state._replace(used=state.used + command.quantity) for state in limits)
+    return tuple([
+        LimitState(operation, period, limit, used + command.quantity, reset_time)
+        for operation, period, limit, used, reset_time in limits
+    ])  # fmt: skip

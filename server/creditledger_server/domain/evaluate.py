@@ -50,11 +50,11 @@ def limit_states(
     limits = catalog.limits_of(level, operation)
     if not limits:
         return ()
-    return tuple(
+    return tuple([
         LimitState(operation, limit.period, limit.limit, account.used(operation, limit.period, now),
                    period_end(limit.period, now))
         for limit in limits
-    )  # fmt: skip
+    ])  # fmt: skip
 
 
 def known_limit_states(

@@ -4,34 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..domain.catalog import Catalog
 from ..domain.commands import (
     Command,
     CommitReservation,
-    Deduct,
     ExtendReservation,
     PurchasePackage,
     Refund,
     ReleaseReservation,
-    Reserve,
     Settle,
     VoidGrant,
 )
 from ..storage.batch import Wanted
 from ..storage.records import Key, WantedRecords
 
-_WITH_OPERATION = (Deduct, Reserve)
 _WITH_RECORDS = (CommitReservation, ReleaseReservation, ExtendReservation, Refund, VoidGrant, PurchasePackage)
 
 
-def wanted(requests: Sequence[Command | Settle], catalog: Catalog) -> Wanted:
+def wanted(requests: Sequence[Command | Settle]) -> Wanted:
     """The accounts to lock and the rows to load with them."""
-    uses = {
-        (request.account_id, request.operation, period)
-        for request in requests
-        if isinstance(request, _WITH_OPERATION)
-        for period in catalog.counted_periods(request.operation)
-    }
     kinds = set(map(type, requests))  # nearly always Deduct alone
     with_records = (
         [] if kinds.isdisjoint(_WITH_RECORDS) else [r for r in requests if isinstance(r, _WITH_RECORDS)]
@@ -39,7 +29,6 @@ def wanted(requests: Sequence[Command | Settle], catalog: Catalog) -> Wanted:
     return Wanted(
         sorted({request.account_id for request in requests}),
         [(request.account_id, request.request_id) for request in requests if not isinstance(request, Settle)],
-        sorted(uses),
         _records(with_records) if with_records else None,
     )
 
@@ -49,22 +38,15 @@ def _records(requests: Sequence[Command]) -> WantedRecords:
     refunds: set[Key] = set()
     grants: set[Key] = set()
     payments: set[tuple[str, str]] = set()
-    uses: set[str] = set()
     for request in requests:
         account_id = request.account_id
         match request:
-            case CommitReservation() | ReleaseReservation():
-                reservations.add((account_id, request.reservation))
-                uses.add(account_id)
-            case ExtendReservation():
+            case CommitReservation() | ReleaseReservation() | ExtendReservation():
                 reservations.add((account_id, request.reservation))
             case Refund():
                 refunds.add((account_id, request.revision))
-                uses.add(account_id)
             case VoidGrant():
                 grants.add((account_id, request.grant_revision))
             case PurchasePackage():
                 payments.add((account_id, request.payment_reference))
-    return WantedRecords(
-        sorted(reservations), sorted(refunds), sorted(grants), sorted(payments), sorted(uses)
-    )
+    return WantedRecords(sorted(reservations), sorted(refunds), sorted(grants), sorted(payments))

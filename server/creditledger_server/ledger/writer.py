@@ -122,14 +122,8 @@ class Writer:
 
     async def _load(self, conn: Connection, requests: Sequence[Request]) -> tuple[Loaded, CatalogBook]:
         """Loads what the requests need under the catalog that is current in the transaction itself."""
-        while True:
-            book = self._catalog.book
-            loaded = await lock_and_load(conn, wanted(requests, book.current))
-            if loaded.catalog_version == book.version:
-                break
-            # Another catalog may count other uses: read it, then load again.
-            await self._catalog.at(loaded.catalog_version, conn)
-            await rollback(conn)
+        loaded = await lock_and_load(conn, wanted(requests))
+        book = await self._catalog.at(loaded.catalog_version, conn)
         run_out = {
             name: account
             for name, account in loaded.accounts.items()

@@ -6,21 +6,18 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from ..domain.account import Use
 from ..domain.audit import Kept
 from ..domain.entry import Entry, draws_text, limits_text
-from ..domain.periods import Period
 from .arrays import text_array
 from .commits import read_rows_after
 from .connect import Connection
 from .errors import translated
-from .exchange import PG_EPOCH, Statement
+from .exchange import Statement
 from .rows import GRANT_COLUMNS, RESERVATION_COLUMNS, entry_from_row, grant_from_row, reservation_from_row
 
 _KEPT = [
     Statement(f"kept_{table}", f"SELECT {columns} FROM {table} WHERE account_id = ANY($1::text[])")
     for table, columns in (
-        ("limit_use", "account_id, operation, period, period_start, uses"),
         ("grant_lot", GRANT_COLUMNS),
         ("reservation", RESERVATION_COLUMNS),
         ("refund", "account_id, revision, refunded"),
@@ -50,12 +47,10 @@ async def count_rows(conn: Connection) -> tuple[int, int]:
 async def read_kept(conn: Connection, account_ids: Sequence[str]) -> dict[str, Kept]:
     """What the tables keep of accounts besides their rows."""
     names = text_array(account_ids)
-    kept = {account_id: Kept({}, {}, {}, {}, {}) for account_id in account_ids}
-    uses, grants, reservations, refunds, payments = await conn.exchange(
+    kept = {account_id: Kept({}, {}, {}, {}) for account_id in account_ids}
+    grants, reservations, refunds, payments = await conn.exchange(
         *[(statement, [names]) for statement in _KEPT]
     )
-    for account_id, operation, period, period_start, count in uses:
-        kept[account_id].uses[operation, Period(period)] = Use(period_start + PG_EPOCH, count)
     for row in grants:
         grant = grant_from_row(row)
         kept[grant.account_id].grants[grant.revision] = grant

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 from ..domain.account import Account, Grant
 from ..domain.entry import Entry, draws_text, limits_text
 from ..domain.lots import NEVER
-from ..domain.periods import Period
 from ..domain.times import iso_time
 from .arrays import arrays, columns, int_array, text_array
 from .exchange import BEGIN, COMMIT, PG_EPOCH, ROLLBACK, Bound, Connection, Statement
-from .records import WantedRecords, attach, attach_uses, loads, saves
+from .records import WantedRecords, attach, loads, saves
 from .rows import (
     ACCOUNT_COLUMNS,
     ENTRY_COLUMNS,
@@ -26,15 +25,15 @@ from .rows import (
     entry_from_row,
     lots_text,
     pending_text,
+    uses_text,
 )
 
 
 class Wanted(NamedTuple):
-    """What a batch needs: accounts (sorted: the order of locking), (account, request id) pairs, counters of uses."""
+    """What a batch needs: accounts (sorted: the order of locking), and (account, request id) pairs."""
 
     accounts: Sequence[str]
     requests: Sequence[tuple[str, str]]
-    uses: Sequence[tuple[str, str, Period]]
     records: WantedRecords | None = None
 
 
@@ -72,28 +71,16 @@ SELECT context.*, earlier.* FROM (
 """,
 )
 
-_LOAD_USES = Statement(
-    "load_uses",
-    """
-SELECT found.* FROM unnest($1::text[], $2::text[], $3::smallint[]) AS wanted (account_id, operation, period)
-CROSS JOIN LATERAL (
-    SELECT account_id, operation, period, period_start, uses FROM limit_use
-    WHERE limit_use.account_id = wanted.account_id AND limit_use.operation = wanted.operation
-      AND limit_use.period = wanted.period LIMIT 1
-) AS found
-""",
-)
-
 _OPEN_ACCOUNTS = Statement(
     "open_accounts",
     """
 INSERT INTO account (account_id, revision, available, reserved, granted, spent, forfeited, commit_position, last_time,
-                     level, head_hash, lots, state, labels, next_due_time, pending, allowances, reservations,
+                     level, head_hash, lots, uses, state, labels, next_due_time, pending, allowances, reservations,
                      create_time)
 SELECT * FROM unnest(
     $1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
-    $9::timestamptz[], $10::text[], $11::bytea[], $12::json[], $13::smallint[], $14::json[], $15::timestamptz[],
-    $16::json[], $17::json[], $18::integer[], $19::timestamptz[])
+    $9::timestamptz[], $10::text[], $11::bytea[], $12::json[], $13::text[], $14::smallint[], $15::json[],
+    $16::timestamptz[], $17::json[], $18::json[], $19::integer[], $20::timestamptz[])
 """,
 )
 
@@ -103,12 +90,12 @@ _UPDATE_ACCOUNTS = Statement(
 UPDATE account SET
     revision = new.revision, available = new.available, reserved = new.reserved, granted = new.granted,
     spent = new.spent, forfeited = new.forfeited, commit_position = new.commit_position, last_time = new.last_time,
-    level = new.level, head_hash = new.head_hash, lots = new.lots
+    level = new.level, head_hash = new.head_hash, lots = new.lots, uses = new.uses
 FROM unnest(
     $1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
-    $9::timestamptz[], $10::text[], $11::bytea[], $12::json[]
+    $9::timestamptz[], $10::text[], $11::bytea[], $12::json[], $13::text[]
 ) AS new (account_id, revision, available, reserved, granted, spent, forfeited, commit_position, last_time,
-          level, head_hash, lots)
+          level, head_hash, lots, uses)
 WHERE account.account_id = new.account_id
 """,
 )
@@ -119,15 +106,15 @@ _UPDATE_WHOLE = Statement(
 UPDATE account SET
     revision = new.revision, available = new.available, reserved = new.reserved, granted = new.granted,
     spent = new.spent, forfeited = new.forfeited, commit_position = new.commit_position, last_time = new.last_time,
-    level = new.level, head_hash = new.head_hash, lots = new.lots, state = new.state, labels = new.labels,
-    next_due_time = new.next_due_time, pending = new.pending, allowances = new.allowances,
+    level = new.level, head_hash = new.head_hash, lots = new.lots, uses = new.uses, state = new.state,
+    labels = new.labels, next_due_time = new.next_due_time, pending = new.pending, allowances = new.allowances,
     reservations = new.reservations
 FROM unnest(
     $1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
-    $9::timestamptz[], $10::text[], $11::bytea[], $12::json[], $13::smallint[], $14::json[], $15::timestamptz[],
-    $16::json[], $17::json[], $18::integer[]
+    $9::timestamptz[], $10::text[], $11::bytea[], $12::json[], $13::text[], $14::smallint[], $15::json[],
+    $16::timestamptz[], $17::json[], $18::json[], $19::integer[]
 ) AS new (account_id, revision, available, reserved, granted, spent, forfeited, commit_position, last_time,
-          level, head_hash, lots, state, labels, next_due_time, pending, allowances, reservations)
+          level, head_hash, lots, uses, state, labels, next_due_time, pending, allowances, reservations)
 WHERE account.account_id = new.account_id
 """,
 )
@@ -154,15 +141,6 @@ SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::integer[], $5::
 """,
 )
 
-_UPSERT_USES = Statement(
-    "upsert_uses",
-    """
-INSERT INTO limit_use (account_id, operation, period, period_start, uses)
-SELECT * FROM unnest($1::text[], $2::text[], $3::smallint[], $4::timestamptz[], $5::bigint[])
-ON CONFLICT (account_id, operation, period) DO UPDATE SET period_start = excluded.period_start, uses = excluded.uses
-""",
-)
-
 _INSERT_COMMIT = Statement(
     "insert_commit",
     """
@@ -179,14 +157,10 @@ async def lock_and_load(conn: Connection, wanted: Wanted) -> Loaded:
         (_LOCK, [text_array(wanted.accounts)]),
         (_LOAD_REQUESTS, columns(wanted.requests, "tt")),
     ]
-    if wanted.uses:
-        statements.append((_LOAD_USES, columns(wanted.uses, "tti")))
     if wanted.records:
         statements += loads(wanted.records)
     _, accounts, requests, *rest = await conn.exchange(*statements)
     loaded = _assemble(accounts, requests)
-    if wanted.uses:
-        attach_uses(loaded.accounts, rest.pop(0))
     if wanted.records:
         attach(loaded.accounts, rest)
     return loaded
@@ -228,17 +202,15 @@ def _statements(changed: list[Account], position: int) -> Iterable[Bound]:
     whole = [account for account in known if account.touched_terms]
     if opened:
         rows = [(*_whole_row(account), _time(account.create_time)) for account in opened]
-        yield _OPEN_ACCOUNTS, columns(rows, "tiiiiiiiTtbtittttiT")
+        yield _OPEN_ACCOUNTS, columns(rows, "tiiiiiiiTtbttittttiT")
     if plain:
-        yield _UPDATE_ACCOUNTS, columns([_plain_row(account) for account in plain], "tiiiiiiiTtbt")
+        yield _UPDATE_ACCOUNTS, columns([_plain_row(account) for account in plain], "tiiiiiiiTtbtt")
     if whole:
-        yield _UPDATE_WHOLE, columns([_whole_row(account) for account in whole], "tiiiiiiiTtbtitttti")
+        yield _UPDATE_WHOLE, columns([_whole_row(account) for account in whole], "tiiiiiiiTtbttitttti")
     if written:
         yield _INSERT_ENTRIES, _entry_columns([entry for account in written for entry in account.written])
     if grants := [_grant_row(grant) for account in changed for grant in account.new_grants]:
         yield _INSERT_GRANTS, columns(grants, "tiiiiTtttt")
-    if uses := list(_use_rows(changed)):
-        yield _UPSERT_USES, columns(uses, "ttiTi")
     yield from saves(changed)
     if written:
         yield _INSERT_COMMIT, _commit_row(written, position)
@@ -249,6 +221,7 @@ def _plain_row(account: Account) -> tuple[Any, ...]:
         account.account_id, account.revision, account.available, account.reserved, account.granted,
         account.spent, account.forfeited, account.commit_position, _time(account.last_time),
         account.level, account.head_hash, lots_text(account.lots),
+        uses_text(account.present_uses()) if account.uses else "",
     )  # fmt: skip
 
 
@@ -265,13 +238,6 @@ def _grant_row(grant: Grant) -> tuple[Any, ...]:
         *grant[:5], _time(grant.create_time), grant.reason, grant.labels, _time_or_none(grant.effective_time),
         _time_or_none(expire_time),
     )  # fmt: skip
-
-
-def _use_rows(changed: list[Account]) -> Iterable[tuple[Any, ...]]:
-    for account in changed:
-        for operation, period in account.touched_uses:
-            use = account.uses[operation, period]
-            yield account.account_id, operation, period, _time(use.period_start), use.uses
 
 
 def _entry_columns(entries: list[Entry]) -> list[str]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ..domain.account import Account, Grant, Use
+from ..domain.account import Account, Grant
 from ..domain.entry import Entry
-from ..domain.periods import Period
 from ..domain.reservation import Reservation
 from ..domain.times import iso_time
 from .arrays import int_array, text_array
@@ -27,7 +26,7 @@ from .rows import (
 
 
 class Snapshot(NamedTuple):
-    """Accounts with the uses of their limited operations at one moment; lacks those that do not exist."""
+    """Accounts at one moment; lacks those that do not exist."""
 
     accounts: dict[str, Account]
     now: int
@@ -62,19 +61,13 @@ SELECT (SELECT version_num FROM alembic_version), coalesce((SELECT max(version) 
 """,
 )
 
-_ACCOUNT_FIELDS = len(ACCOUNT_COLUMNS.split(","))
-
 _SNAPSHOT = Statement(
     "snapshot",
     f"""
 SELECT context.now, context.version, found.*
 FROM (SELECT ledger_time() AS now, coalesce((SELECT max(version) FROM catalog), 0) AS version OFFSET 0) AS context
 LEFT JOIN LATERAL (
-    SELECT {ACCOUNT_COLUMNS}, uses.list AS uses FROM account LEFT JOIN LATERAL (
-        SELECT json_agg(json_build_array(operation, period, extract(epoch FROM period_start)::bigint, uses)) AS list
-        FROM limit_use WHERE limit_use.account_id = account.account_id
-    ) AS uses ON true
-    WHERE account.account_id = ANY($1::text[])
+    SELECT {ACCOUNT_COLUMNS} FROM account WHERE account_id = ANY($1::text[])
 ) AS found ON true
 """,
 )
@@ -140,13 +133,12 @@ async def read_info(conn: Connection) -> DatabaseInfo:
 
 
 async def read_snapshot(conn: Connection, account_ids: Sequence[str]) -> Snapshot:
-    """Reads accounts and the uses that count towards limits, at one moment."""
+    """Reads accounts at one moment."""
     rows = await conn.fetch(_SNAPSHOT, text_array(account_ids))
     accounts = {}
     for row in rows:
         if row[2] is not None:
-            account = account_from_row(row[2 : 2 + _ACCOUNT_FIELDS])
-            _attach_uses(account, row[-1])
+            account = account_from_row(row[2:])
             accounts[account.account_id] = account
     return Snapshot(accounts, rows[0][0] + PG_EPOCH, rows[0][1])
 
@@ -208,11 +200,6 @@ async def read_reservations_before(
     wanted = int_array(states) if states else None
     rows = await conn.fetch(_RESERVATIONS_BEFORE, account_id, revision, wanted, limit)
     return [reservation_from_row(row) for row in rows]
-
-
-def _attach_uses(account: Account, uses: list[list[Any]] | None) -> None:
-    for operation, period, start_seconds, count in uses or ():
-        account.uses[operation, Period(period)] = Use(start_seconds * 1_000_000, count)
 
 
 def _iso(time: int | None) -> str | None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..domain.account import Account, Payment, Use
+from ..domain.account import Account, Payment
 from ..domain.entry import draws_text
-from ..domain.periods import Period
 from ..domain.times import iso_time
 from .arrays import columns, text_array
 from .exchange import PG_EPOCH, Bound, Connection, Statement
@@ -25,16 +24,12 @@ Accounts = Mapping[str, Account]
 
 
 class WantedRecords(NamedTuple):
-    """Reservations, refundable entries and grants as (account, revision), payments as (account, reference).
-
-    ``uses`` are accounts whose commands do not name the operations whose uses they may give back.
-    """
+    """Reservations, refundable entries and grants as (account, revision), payments as (account, reference)."""
 
     reservations: Sequence[Key] = ()
     refunds: Sequence[Key] = ()
     grants: Sequence[Key] = ()
     payments: Sequence[tuple[str, str]] = ()
-    uses: Sequence[str] = ()
 
 
 _RESERVATIONS = Statement(
@@ -109,13 +104,6 @@ LEFT JOIN LATERAL (
 """,
 )
 
-_USES = Statement(
-    "load_all_uses",
-    """
-SELECT account_id, operation, period, period_start, uses FROM limit_use WHERE account_id = ANY($1::text[])
-""",
-)
-
 _RUN_OUT = Statement(
     "load_run_out",
     f"""
@@ -183,13 +171,12 @@ def loads(wanted: WantedRecords) -> list[Bound]:
         (_PAYERS, refunds),
         (_GRANTS, columns(wanted.grants, "ti")),
         (_PAYMENTS, columns(wanted.payments, "tt")),
-        (_USES, [text_array(wanted.uses)]),
     ]
 
 
 def attach(accounts: Accounts, results: Sequence[list[Any]]) -> None:
     """Gives what ``loads`` has found to those accounts that exist."""
-    reservations, refundable, payers, grants, payments, uses = results
+    reservations, refundable, payers, grants, payments = results
     _attach_reservations(accounts, reservations)
     for row in refundable:
         if row[1] in accounts:
@@ -204,26 +191,15 @@ def attach(accounts: Accounts, results: Sequence[list[Any]]) -> None:
         if account_id in accounts:
             entry_ = entry_from_row(entry_row) if entry_row[0] is not None else None
             accounts[account_id].records.payments[reference] = Payment(owner, package_id, entry_)
-    attach_uses(accounts, uses)
-
-
-def attach_uses(accounts: Accounts, rows: Iterable[Any]) -> None:
-    """Gives counters of uses to their accounts."""
-    for account_id, operation, period, period_start, uses in rows:
-        if account_id in accounts:
-            accounts[account_id].uses[operation, Period(period)] = Use(period_start + PG_EPOCH, uses)
 
 
 async def load_run_out(conn: Connection, accounts: Accounts, now: int) -> None:
     """Loads the reservations of these accounts that have run out, within the transaction that has locked them."""
     names, time = text_array([*accounts]), iso_time(now)
-    run_out, next_expiries, uses = await conn.exchange(
-        (_RUN_OUT, [names, time]), (_NEXT_EXPIRIES, [names, time]), (_USES, [names])
-    )
+    run_out, next_expiries = await conn.exchange((_RUN_OUT, [names, time]), (_NEXT_EXPIRIES, [names, time]))
     _attach_reservations(accounts, run_out)
     for account_id, expire_time in next_expiries:
         accounts[account_id].records.next_expiry = None if expire_time is None else expire_time + PG_EPOCH
-    attach_uses(accounts, uses)
 
 
 def saves(accounts: Iterable[Account]) -> Iterable[Bound]:

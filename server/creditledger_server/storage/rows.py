@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..domain.account import Account, AccountState, Grant, GrantSource
+from ..domain.account import Account, AccountState, Grant, GrantSource, Use
 from ..domain.entry import Entry, EntryKind, parse_draws, parse_limits
 from ..domain.lots import NEVER, Lot, Pending
-from ..domain.periods import Period
+from ..domain.periods import DAY_US, Period
 from ..domain.reservation import Reservation, ReservationState
 from .exchange import PG_EPOCH
 
@@ -22,7 +22,8 @@ ENTRY_COLUMNS = (
 
 ACCOUNT_COLUMNS = (
     "account_id, revision, level, state, labels::text, available, reserved, spent, forfeited, create_time,"
-    " last_time, commit_position, head_hash, lots::text, next_due_time, pending::text, allowances::text, reservations"
+    " last_time, commit_position, head_hash, lots::text, next_due_time, pending::text, allowances::text, reservations,"
+    " uses"
 )
 
 GRANT_COLUMNS = (
@@ -48,15 +49,16 @@ def entry_from_row(row: Row) -> Entry:
 
 
 def account_from_row(row: Row) -> Account:
-    """The account of a row of ``ACCOUNT_COLUMNS``, without its uses and remembered requests."""
+    """The account of a row of ``ACCOUNT_COLUMNS``, without its remembered requests."""
     (account_id, revision, level, state, labels, available, reserved, spent, forfeited, create_time,
-     last_time, commit_position, head_hash, lots, next_due_time, pending, allowances, reservations) = row  # fmt: skip
+     last_time, commit_position, head_hash, lots, next_due_time, pending, allowances, reservations,
+     uses) = row  # fmt: skip
     return Account(
         account_id, revision, level, _STATES[state], labels, available, reserved, spent, forfeited,
         create_time + PG_EPOCH, last_time + PG_EPOCH, commit_position, head_hash, parse_lots(lots),
         _micros(next_due_time),
         [] if pending == "[]" else parse_pending(pending),
-        {} if allowances == "{}" else parse_allowances(allowances), reservations,
+        {} if allowances == "{}" else parse_allowances(allowances), reservations, parse_uses(uses) if uses else {},
     )  # fmt: skip
 
 
@@ -80,6 +82,7 @@ def reservation_from_row(row: Row) -> Reservation:
     )  # fmt: skip
 
 
+_PERIODS = {str(period.value): period for period in Period}
 _STATES = {state.value: state for state in AccountState}  # calling the class costs ten times as much
 
 
@@ -141,6 +144,25 @@ def allowances_text(allowances: Mapping[Period, int]) -> str:
 def parse_allowances(text: str) -> dict[Period, int]:
     """The starts that ``allowances_text`` wrote."""
     return {Period(int(period)): start for period, start in json.loads(text).items()}
+
+
+def uses_text(uses: Mapping[tuple[str, Period], Use]) -> str:
+    """Counters as ``account.uses`` keeps them: ``operation:period:days from 1970 to its start:uses,...``."""
+    return ",".join(
+        [
+            f"{operation}:{period:d}:{start // DAY_US}:{count}"
+            for (operation, period), (start, count) in uses.items()
+        ]
+    )
+
+
+def parse_uses(text: str) -> dict[tuple[str, Period], Use]:
+    """The counters that ``uses_text`` wrote."""
+    uses = {}
+    for part in text.split(","):
+        operation, period, days, count = part.split(":")
+        uses[operation, _PERIODS[period]] = Use(int(days) * DAY_US, int(count))
+    return uses
 
 
 def _micros(time: int | None) -> int | None:
