@@ -145,7 +145,7 @@ def _account_fields(a: Account) -> tuple[Any, ...]:
     return (
         a.account_id, a.revision, a.level, int(a.state), a.labels, a.available, a.reserved, a.spent, a.forfeited,
         iso_time(a.create_time), iso_time(a.last_time), a.commit_position, a.head_hash, lots_text(a.lots), None, "[]",
-        "{}", 0, a.granted,
+        "{}", 0, "", a.granted,
     )  # fmt: skip
 
 
