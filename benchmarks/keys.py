@@ -63,7 +63,11 @@ KEYS = (
         "can_perform_features", ("can_perform_echo",), 0.70, 0.9,
     ),
     Key(
-        "batch_features_vs_textbook", "batch_vs_textbook with them",
+        "batch_features_vs_textbook", "batch_vs_textbook with them, on both sides",
+        "batch_features", ("textbook_features",), 6, 12,
+    ),
+    Key(
+        "batch_features_vs_plain_textbook", "with them ÷ the textbook transaction without",
         "batch_features", ("textbook",), 6, 12,
     ),
     Key(

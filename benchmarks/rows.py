@@ -68,8 +68,8 @@ def prepared(site: Site, wanted: set[str], say: Say) -> Iterator[list[Row]]:
 
 
 _ORDER = (
-    "unary", "unary_echo", "can_perform", "can_perform_echo", "batch", "textbook", "postgres", "batch_hot",
-    "textbook_hot", "client_256_batching", "client_256", "client_64_batching", "client_64",
+    "unary", "unary_echo", "can_perform", "can_perform_echo", "batch", "textbook", "textbook_features", "postgres",
+    "batch_hot", "textbook_hot", "client_256_batching", "client_256", "client_64_batching", "client_64",
     "lone", "lone_echo", "lone_textbook", "unary_features", "can_perform_features", "batch_features",
     "batch_loaded", "lone_features", "lone_loaded", "unary_workers_2", "batch_workers_2",
 )  # fmt: skip
@@ -151,6 +151,8 @@ def _textbook_rows(site: Site, load: Executor) -> list[Row]:
     return [
         Row("textbook", "a transaction per deduction, 8 connections, 10,000 accounts", 2_000,
             apart(load, textbook.deductions, dsn, _MANY), LEDGER),
+        Row("textbook_features", "the same with limits and grants in use", 1_000,
+            apart(load, partial(textbook.deductions, features=True), dsn, _MANY), LEDGER),
         Row("textbook_hot", "a transaction per deduction, 8 connections, one account", 1_000,
             apart(load, textbook.deductions, dsn, _ONE), LEDGER),
         Row("lone_textbook", "a lone textbook transaction", 1_000,
