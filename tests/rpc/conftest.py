@@ -46,7 +46,8 @@ def nobody() -> str:
 
 _WRITTEN = """
 SELECT (SELECT json_agg(a) FROM account a)::text, (SELECT count(*) FROM entry), (SELECT count(*) FROM grant_lot),
-       (SELECT json_agg(u) FROM limit_use u)::text, (SELECT count(*) FROM catalog)
+       (SELECT json_agg(u) FROM limit_use u)::text, (SELECT count(*) FROM catalog),
+       (SELECT json_agg(r) FROM reservation r)::text, (SELECT count(*) FROM refund), (SELECT count(*) FROM purchase)
 """
 
 
