@@ -239,6 +239,20 @@ def test_frozen_accounts_get_their_allowance_and_closed_ones_lose_it(
     assert story.balance == balance
 
 
+def test_a_closed_account_still_tells_how_it_stands_when_allowances_have_passed_it_by(
+    timed: TimedLedger,
+) -> None:
+    story = timed.story("daily")
+    story.update(state=resources_pb2.ACCOUNT_STATE_CLOSED)
+    story.at(MIDNIGHT + 9 * DAY)
+
+    assert story.balance == (0, 0, 0, 10)
+    assert not story.send(pb.CanPerformRequest, operation="voice").allowed
+    assert story.refused(pb.DeductRequest, operation="voice").reason == "ACCOUNT_CLOSED"
+    assert story.history(3) == [("STATE_CHANGED", 0 * DAY), ("GRANT_EXPIRED", MIDNIGHT - NOON)]
+    assert story.verified()
+
+
 def test_credits_held_over_midnight_are_there_for_their_commit_and_come_back_to_nobody(
     timed: TimedLedger,
 ) -> None:
