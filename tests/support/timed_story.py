@@ -114,7 +114,7 @@ class Story:
         """The request; times may be given as Python has them."""
         if "request_id" in kind.DESCRIPTOR.fields_by_name and kind is not pb.GetEntryRequest:
             fields.setdefault("request_id", unique())
-        told = {name: _told(value) for name, value in fields.items()}
+        told = {name: to_proto(value) for name, value in fields.items()}
         return kind(account_id=self.account, **told)
 
     def grant(self, amount: int, **fields: Any) -> str:
@@ -220,7 +220,8 @@ def when(time: Timestamp) -> datetime:
     return time.ToDatetime(UTC)
 
 
-def _told(value: Any) -> Any:
+def to_proto(value: Any) -> Any:
+    """A time or duration as messages have it; anything else as it is."""
     if isinstance(value, datetime):
         told = Timestamp()
         told.FromDatetime(value)
