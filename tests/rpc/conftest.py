@@ -9,6 +9,7 @@ import pytest
 from creditledger.v1 import ledger_admin_pb2 as admin_pb
 from ledger_calls import KNOWN, Ledger, serving, unique
 from ledger_harness import ServerProcess
+from timed_story import TimedLedger, timed_ledger
 
 
 @pytest.fixture
@@ -46,7 +47,8 @@ def nobody() -> str:
 
 _WRITTEN = """
 SELECT (SELECT json_agg(a) FROM account a)::text, (SELECT count(*) FROM entry), (SELECT count(*) FROM grant_lot),
-       (SELECT count(*) FROM catalog)
+       (SELECT count(*) FROM catalog),
+       (SELECT json_agg(r) FROM reservation r)::text, (SELECT count(*) FROM refund), (SELECT count(*) FROM purchase)
 """
 
 
@@ -73,3 +75,10 @@ def untouched(ledger: Ledger, database: psycopg.Connection, known: None) -> Iter
     assert database.execute(_WRITTEN).fetchall() == before
     replay = ledger.deduct(KNOWN, request_id="deduct")
     assert (replay.replayed, replay.balance.available) == (True, 99)
+
+
+@pytest.fixture(scope="module")
+def timed(shared_dsn: str) -> Iterator[TimedLedger]:
+    """A server without a sweeper, on a database whose clock the tests set."""
+    with timed_ledger(shared_dsn) as ledger:
+        yield ledger

@@ -55,12 +55,13 @@ def full_deduction(account_id: str) -> pb.DeductRequest:
 
 
 def full_grant(account_id: str) -> admin_pb.GrantCreditsRequest:
-    """A grant that says everything that can be said yet."""
+    """A grant that says everything but from when on."""
     return admin_pb.GrantCreditsRequest(
         request_id=unique(),
         account_id=account_id,
         amount=50,
         priority=3,
+        expire_time=Timestamp(seconds=4_000_000_000),
         reason="why",
         labels={"a": "1", "b": "2"},
     )
@@ -205,6 +206,10 @@ GRANT_CHANGES: dict[str, Callable[[Any], None]] = {
     "priority": changed(priority=-3),
     "reason": changed(reason="why "),
     "reason absent": cleared("reason"),
+    "effective_time": changed(effective_time=Timestamp(seconds=3_000_000_000)),
+    "effective_time past": changed(effective_time=Timestamp(seconds=1)),
+    "expire_time": changed(expire_time=Timestamp(seconds=4_000_000_000, nanos=1_000)),
+    "expire_time absent": cleared("expire_time"),
     "labels value": changed(labels=lambda labels: labels.update(a="2")),
     "labels swapped": changed(labels=lambda labels: labels.update(a="2", b="1")),
     "labels absent": cleared("labels"),
@@ -269,8 +274,7 @@ def test_other_content_under_the_same_id_is_refused_without_effect(
         (pb.DeductRequest, DEDUCT_CHANGES, set()),
         (resources_pb2.Usage, {name.removeprefix("usage."): None for name in DEDUCT_CHANGES}, set()),
         (admin_pb.OpenAccountRequest, OPEN_CHANGES, set()),
-        # Not served yet.
-        (admin_pb.GrantCreditsRequest, GRANT_CHANGES, {"effective_time", "expire_time"}),
+        (admin_pb.GrantCreditsRequest, GRANT_CHANGES, set()),
         (admin_pb.UpdateCatalogRequest, UPDATE_CHANGES, set()),
     ],
 )

@@ -27,6 +27,7 @@ from creditledger_server.domain.commands import (
 )
 from creditledger_server.domain.decide import decide
 from creditledger_server.domain.entry import Entry
+from creditledger_server.domain.names import MAX_BALANCE
 from creditledger_server.domain.refusal import Reason, Refused
 from creditledger_server.domain.reservation import ReservationState
 from creditledger_server.domain.settle import is_due, settle
@@ -245,6 +246,20 @@ def test_closed_accounts_get_no_allowance_and_frozen_ones_do() -> None:
         story.do(UpdateAccount, None, None, state)
         story.settle(MIDNIGHT)
         assert story.account.available == available
+
+
+@pytest.mark.parametrize("barrier", ["closed", "full"])
+def test_nothing_stays_due_where_no_allowance_can_come(barrier: str) -> None:
+    story = Story("pro")
+    if barrier == "closed":
+        story.do(UpdateAccount, None, None, AccountState.CLOSED)
+    else:
+        story.account.spent = MAX_BALANCE - 19
+    assert is_due(story.account, BOOK, MIDNIGHT)  # the allowance of today ends
+    settle(story.account, BOOK, MIDNIGHT)
+
+    assert story.kinds[-1] == "GRANT_EXPIRED"
+    assert not is_due(story.account, BOOK, MIDNIGHT + 9 * DAY)  # whoever reads waits until nothing is
 
 
 def test_the_catalog_at_the_beginning_of_the_period_says_how_much() -> None:

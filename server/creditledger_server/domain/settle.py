@@ -17,6 +17,7 @@ from .evaluate import known_limit_states
 from .holds import end_reservation, give_back
 from .levels import give_allowance
 from .lots import NEVER
+from .names import MAX_BALANCE
 from .reservation import ReservationState
 from .usage import canonical_json
 
@@ -35,7 +36,9 @@ _RUN_OUT, _EXPIRE, _BEGIN, _ALLOWANCE = range(4)
 def is_due(account: Account, book: CatalogBook, now: int) -> bool:
     """Whether the account may have to be settled; cheap, because every request asks it."""
     due = account.next_due_time
-    return (due is not None and due <= now) or book.last_start(account.level, now) > account.last_time
+    if due is not None and due <= now:
+        return True
+    return book.last_start(account.level, now) > account.last_time and _takes_allowance(account, book, now)
 
 
 def settle(account: Account, book: CatalogBook, now: int) -> None:
@@ -57,6 +60,15 @@ def settle(account: Account, book: CatalogBook, now: int) -> None:
     if account.next_due_time is not None and account.next_due_time <= now:
         _look_ahead(account, now)
     assert all(entry.create_time <= now for entry in account.written[before:]), account.account_id
+
+
+def _takes_allowance(account: Account, book: CatalogBook, now: int) -> bool:
+    """Whether one that has begun comes to the account: if none does, there is nothing that a reader could wait for."""
+    if account.state is AccountState.CLOSED:
+        return False
+    room = MAX_BALANCE - account.granted - sum(grant.amount for grant in account.pending)
+    starts = book.starts(account.level, account.last_time, now)
+    return any(start.allowance.credits <= room for start in starts)
 
 
 def _due(account: Account, book: CatalogBook, now: int) -> list[_Due]:

@@ -30,6 +30,9 @@ from ..storage.reads import (
 )
 from .catalogs import CurrentCatalog
 
+MAX_REVISION = 2**63 - 1
+"""The largest number that a name may have and Postgres compares with; no account gets there."""
+
 
 class Standing(NamedTuple):
     """An account with all limits of its level and its live grants in burn order, at one moment."""
@@ -105,7 +108,7 @@ class History:
 
     async def reservation(self, account_id: str, revision: int) -> Reservation:
         """One reservation."""
-        found = await self.reservations(account_id, revision + 1, (), 1)
+        found = await self.reservations(account_id, min(revision + 1, MAX_REVISION), (), 1)
         if found and found[0].revision == revision:
             return found[0]
         raise Refused(
