@@ -23,12 +23,9 @@ from ..ledger.ledger import Ledger
 from ..ledger.start import StartupError, prepare, startup_errors
 from ..storage.connect import Database
 from ..storage.schema import expected_version
-from ..watch.hints import Hints
+from ..watch.feed import Feed
 from ..watch.hub import Hub
-from ..watch.pages import Pages
-from ..watch.retention import Retention
 from ..watch.stream import Watcher
-from ..watch.tailer import Tailer
 from .boundary import Boundary
 from .credit_ledger import CreditLedgerService
 from .health import Health
@@ -104,22 +101,23 @@ async def _serve_on(
     share_port: bool,
 ) -> None:
     identity = await prepare(database, settings.decimals, catalog)
-    connect = stream_database.connection
-    tailer = Tailer(connect, settings.watch_poll_ms / 1_000)
-    hints = Hints(connect, settings.listen_url or dsn)
-    pages = Pages(connect)
-    hub = Hub(pages, hints.committed, tailer.hint)
+    feed = Feed(
+        stream_database.connection,
+        poll_seconds=settings.watch_poll_ms / 1_000,
+        listen_url=(settings.listen_url or dsn) if settings.watch_hints else None,
+        keep_hours=settings.commit_log_hours,
+    )
     ledger = Ledger(
         database,
         identity,
         lanes=settings.lanes,
         max_batch=settings.max_batch,
         queue_limit=settings.queue_limit,
-        on_commit=hub.committed,
+        on_commit=feed.committed,
     )
     health = Health(database, (database, stream_database), expected_version(), SERVICES)
     await health.start()
-    watcher = Watcher(ledger, connect, hub, pages, settings.heartbeat_seconds)
+    watcher = Watcher(ledger, feed, settings.heartbeat_seconds)
     service = CreditLedgerService(ledger, watcher, settings.default_deadline_ms / 1_000)
     boundary = Boundary()
     server = _create_server(ledger, service, boundary, health, settings, share_port)
@@ -127,22 +125,13 @@ async def _serve_on(
     pools = {"calls": database, "streams": stream_database}
     served = _metrics(settings.metrics_listen, ledger, service, boundary, health, pools)
     async with served as metrics, asyncio.TaskGroup() as tasks:
-        work = [
-            ledger.run(),
-            health.run(),
-            tailer.run(hub),
-            Retention(connect, settings.commit_log_hours).run(),
-        ]
-        if settings.sweeper:
-            work.append(ledger.sweeper.run())
-        if settings.watch_hints:
-            work += [hints.send(), hints.receive(tailer.hint)]
-        background = [tasks.create_task(each) for each in work]
+        work = [ledger.run, feed.run, health.run, *([ledger.sweeper.run] if settings.sweeper else [])]
+        background = [tasks.create_task(run()) for run in work]
         await server.start()
         _relax_collector()
         on_ready(f"{settings.listen.rpartition(':')[0]}:{port}", [metrics] if metrics else [])
         await stop.wait()
-        await _drain(server, hub, health)
+        await _drain(server, feed.hub, health)
         for task in background:
             task.cancel()
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 from ..domain.entry import Entry, charged
 from ..domain.refusal import Reason, Refused
 from ..ledger.ledger import Ledger
 from ..storage.commits import read_after, read_revisions
-from ..storage.connect import Connection
 from .beat import Beat
 from .cursor import SNAPSHOT_OWED, AccountCursors, ahead
-from .hub import Hub, Subscription
+from .feed import Feed
+from .hub import Subscription
 from .message import Change, Message, Signal, Summary
 from .pace import Pace
 
@@ -30,8 +29,7 @@ class AccountStream:
     def __init__(
         self,
         ledger: Ledger,
-        connect: Callable[[], AbstractAsyncContextManager[Connection]],
-        hub: Hub,
+        feed: Feed,
         cursors: AccountCursors,
         seen: dict[str, int],
         kinds: frozenset[int],
@@ -39,8 +37,8 @@ class AccountStream:
         beat: Beat,
     ) -> None:
         self._ledger = ledger
-        self._connect = connect
-        self._hub = hub
+        self._connect = feed.connect
+        self._recent = feed.hub.recent
         self._cursors = cursors
         self._seen = seen
         self._kinds = kinds
@@ -101,17 +99,17 @@ class AccountStream:
     async def _next(self, account_id: str, *, from_tables: bool = False) -> Sequence[Change]:
         """The entries after what was seen. No connection is held while a message is sent."""
         seen = self._seen[account_id]
-        changes = None if from_tables else self._hub.recent.after(account_id, seen, PAGE)
+        changes = None if from_tables else self._recent.after(account_id, seen, PAGE)
         if changes is None:
             async with self._connect() as conn:
                 changes = [Change(entry) for entry in await read_after(conn, account_id, seen, PAGE)]
             if len(changes) < PAGE:
-                self._hub.recent.reached(account_id, changes[-1].entry.revision if changes else seen)
+                self._recent.reached(account_id, changes[-1].entry.revision if changes else seen)
         return changes
 
     def _is_behind(self, account_id: str) -> bool:
         """Whether what comes next is not even in memory any more."""
-        return self._hub.recent.after(account_id, self._seen[account_id], 1) is None
+        return self._recent.after(account_id, self._seen[account_id], 1) is None
 
     def _tell(self, account_id: str, changes: Sequence[Change]) -> Iterator[Message]:
         for change in changes:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Iterator
 
 from ..domain.entry import Entry, charged
 from ..storage.commits import read_positions
-from ..storage.connect import Connection
 from .beat import Beat
 from .cursor import AllPosition, AllSeen, Cursors, ahead
+from .feed import Feed
 from .hub import Subscription
 from .message import Message, Signal, Summary
-from .pages import Item, Pages
+from .pages import Item
 
 REST = 0.02
 """Seconds between two looks at the commit log at least."""
@@ -32,20 +31,19 @@ class AllStream:
 
     def __init__(
         self,
-        connect: Callable[[], AbstractAsyncContextManager[Connection]],
-        pages: Pages,
+        feed: Feed,
         cursors: Cursors,
         kinds: frozenset[int],
         interval: float,
         beat: Beat,
     ) -> None:
-        self._connect = connect
-        self._pages = pages
+        self._connect = feed.connect
+        self._pages = feed.pages
         self._cursors = cursors
         self._kinds = kinds
         self._interval = interval
         self._beat = beat
-        self._generation = pages.news()  # of what the stream was told of
+        self._generation = feed.pages.news()  # of what the stream was told of
         self._clock = asyncio.get_running_loop().time
 
     async def messages(self, subscription: Subscription, cursor: str) -> AsyncIterator[Message]:

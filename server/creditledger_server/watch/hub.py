@@ -68,14 +68,12 @@ class Subscription:
 class Hub:
     """All subscriptions of this process.
 
-    ``on_commit`` is told of each commit of this process; ``on_gap`` is told when entries arrived here before some that
-    others wrote, so that the commit log should be looked at.
+    ``on_gap`` is told when entries arrived here before some that others wrote: the commit log should be looked at.
     """
 
-    def __init__(self, pages: Pages, on_commit: Callable[[], None], on_gap: Callable[[], None]) -> None:
+    def __init__(self, pages: Pages, on_gap: Callable[[], None]) -> None:
         self.recent = Recent(RECENT)
         self._pages = pages
-        self._on_commit = on_commit
         self._on_gap = on_gap
         self._by_account: dict[str, set[Subscription]] = {}
         self._of_all: set[Subscription] = set()
@@ -101,7 +99,6 @@ class Hub:
             if account.account_id in self._by_account:
                 self._arrived(account.account_id, account.written)
         self.wake_watchers_of_all()
-        self._on_commit()
 
     def read(self, account_id: str, entries: Sequence[Entry]) -> None:
         """Tells an account's newest entries as the tables have them."""

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Sequence
 
 from ..ledger.ledger import Ledger
-from ..storage.connect import Connection
 from .accounts import AccountStream
 from .beat import Beat
 from .cursor import SNAPSHOT_OWED, Cursors
 from .everything import AllStream
-from .hub import Hub
+from .feed import Feed
 from .message import Message
-from .pages import Pages
 
 
 class Watcher:
     """What WatchUsage streams are made of: the ledger, its tables and the hub that wakes them."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        connect: Callable[[], AbstractAsyncContextManager[Connection]],
-        hub: Hub,
-        pages: Pages,
-        heartbeat_seconds: float,
-    ) -> None:
+    def __init__(self, ledger: Ledger, feed: Feed, heartbeat_seconds: float) -> None:
         self._ledger = ledger
-        self._connect = connect
-        self._hub = hub
-        self._pages = pages
+        self._feed = feed
         self._cursors = Cursors(ledger.identity.cursor_key)
         self._heartbeat_seconds = heartbeat_seconds
 
@@ -51,16 +39,14 @@ class Watcher:
         cursors = self._cursors.for_accounts(account_ids)
         seen = cursors.read(cursor) if cursor else dict.fromkeys(account_ids, SNAPSHOT_OWED)
         beat = Beat(self._heartbeat_seconds)
-        with self._hub.subscribe(account_ids) as subscription:
-            stream = AccountStream(
-                self._ledger, self._connect, self._hub, cursors, seen, kinds, interval, beat
-            )
+        with self._feed.hub.subscribe(account_ids) as subscription:
+            stream = AccountStream(self._ledger, self._feed, cursors, seen, kinds, interval, beat)
             async for message in stream.messages(subscription, resumed=bool(cursor)):
                 yield message
 
     async def _watch_all(self, cursor: str, kinds: frozenset[int], interval: float) -> AsyncIterator[Message]:
         beat = Beat(self._heartbeat_seconds)
-        with self._hub.subscribe(None) as subscription:
-            stream = AllStream(self._connect, self._pages, self._cursors, kinds, interval, beat)
+        with self._feed.hub.subscribe(None) as subscription:
+            stream = AllStream(self._feed, self._cursors, kinds, interval, beat)
             async for message in stream.messages(subscription, cursor):
                 yield message
