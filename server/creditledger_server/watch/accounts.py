@@ -38,6 +38,7 @@ class AccountStream:
     ) -> None:
         self._ledger = ledger
         self._connect = feed.connect
+        self._hub = feed.hub
         self._recent = feed.hub.recent
         self._cursors = cursors
         self._seen = seen
@@ -104,7 +105,7 @@ class AccountStream:
             async with self._connect() as conn:
                 changes = [Change(entry) for entry in await read_after(conn, account_id, seen, PAGE)]
             if len(changes) < PAGE:
-                self._recent.reached(account_id, changes[-1].entry.revision if changes else seen)
+                self._hub.reached(account_id, changes[-1].entry.revision if changes else seen)
         return changes
 
     def _is_behind(self, account_id: str) -> bool:

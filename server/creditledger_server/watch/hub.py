@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from ..domain.account import Account
@@ -22,7 +22,7 @@ class Subscription:
     Says only where to look; what is there the stream finds by revisions. So it is bounded by the number of accounts.
     """
 
-    def __init__(self, account_ids: Sequence[str] | None) -> None:
+    def __init__(self, account_ids: Collection[str] | None) -> None:
         self.account_ids = account_ids
         self._changed: dict[str, None] = {}  # in the order of arrival
         self._wake = asyncio.Event()
@@ -81,9 +81,9 @@ class Hub:
         self._draining = False
 
     @contextmanager
-    def subscribe(self, account_ids: Sequence[str] | None) -> Iterator[Subscription]:
+    def subscribe(self, account_ids: Iterable[str] | None) -> Iterator[Subscription]:
         """A subscription for as long as the block lasts. Subscribe first, then read: no change is missed between."""
-        subscription = Subscription(account_ids)
+        subscription = Subscription(None if account_ids is None else dict.fromkeys(account_ids))
         if self._draining:
             subscription.close()
         self._add(subscription)
@@ -104,6 +104,11 @@ class Hub:
         """Tells an account's newest entries as the tables have them."""
         if account_id in self._by_account:
             self.recent.add(account_id, entries, after_gap=True)
+            self._notify(account_id)
+
+    def reached(self, account_id: str, revision: int) -> None:
+        """Tells that a stream has found an account at this revision: nobody else tells the others what lies before."""
+        if self.recent.reached(account_id, revision):
             self._notify(account_id)
 
     def wake_watchers_of_all(self) -> None:

@@ -43,12 +43,14 @@ class Recent:
         """The newest revision that was added or reached."""
         return self._tails[account_id].head
 
-    def reached(self, account_id: str, revision: int) -> None:
-        """Tells that a stream has read the tables up to here."""
+    def reached(self, account_id: str, revision: int) -> bool:
+        """Tells that a stream has read the tables up to here; returns whether that is further than was known."""
         tail = self._tails[account_id]
-        if tail.head is None or tail.head < revision:
+        further = tail.head is None or tail.head < revision
+        if further:
             tail.head = revision
             tail.changes.clear()
+        return further
 
     def add(self, account_id: str, entries: Sequence[Entry], *, after_gap: bool = False) -> bool:
         """Adds an account's next entries, in order; those that it has are left out.
