@@ -103,6 +103,7 @@ class Example:
             self.ask(method, of)
         for method in ("ListEntries", "ListGrants", "ListReservations"):
             self.ask(method, of, page_size=self.draw.choice((0, 0, 7, 1_000)))
+        self.ask("SummarizeUsage", {**of, "bucket": "DAY"})
         account = self.model.accounts[account_id]
         for revision in sorted({1, account.revision, self.draw.randint(1, account.revision)}):
             self.ask("GetBalance", {**of, "at_revision": revision})

@@ -52,6 +52,7 @@ CASES: dict[str, int] = {
     "second allowance avoided": 50,
     "several due at one instant": 50,
     "swept": 10,
+    "usage summed": 500,
     "voided after its end": 10,
     "voided before it began": 30,
     "voided while held": 50,
