@@ -38,6 +38,7 @@ CASES: dict[str, int] = {
     "kill -9": 5,
     "late commit": 100,
     "late commit denied": 50,
+    "level that was dropped": 100,
     "made CLOSED": 20,
     "made FROZEN": 100,
     "payment credited before": 10,
