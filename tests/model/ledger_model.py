@@ -19,6 +19,8 @@ What those documents leave open, and the model has to assume:
 - A reservation that an extension would make older than 24 h is FIELD_INVALID, as is a grant that has already expired,
   a refund of what is neither deduction nor commit, and one grant too many (decision 2).
 - Pending grants are no part of GetBalance.grants. A balance before the account was opened is ACCOUNT_NOT_FOUND.
+- SummarizeUsage adds up what DEDUCTED, COMMITTED and REFUNDED entries tell; others make no row. What a refund takes off
+  is all of its amount, forfeited or not, as of ``spent``.
 - read_time of a balance of the past is the time as of which it is told: it is equal to what was answered then.
 """
 
@@ -53,6 +55,7 @@ from model_charges import (
     usage_told,
 )
 from model_fields import bad_fields
+from model_usage import summarize
 
 RULES: dict[str, Callable[[Call], Plain]] = {
     "Deduct": deduct,
@@ -205,6 +208,8 @@ class Ledger:
             return reads.get_entry(account, request)
         if method == "GetReservation":
             return reads.get_reservation(account, request)
+        if method == "SummarizeUsage":
+            return summarize(account, request)
         if method == "VerifyAccount":
             return {"valid": True, "entries": account.revision}
         return {PAGED[method]: self._listed(method, request, account)}

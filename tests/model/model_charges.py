@@ -109,6 +109,7 @@ def known_operation(call: Call) -> Plain:
     """The operation, if level and operation are in the catalog."""
     level = call.request.get("account_level") or call.account.level
     if level not in call.catalog.levels:
+        call.notes["level that was dropped"] += 1
         raise Refused("LEVEL_UNKNOWN", level=level)
     operation = call.request["operation"]
     if operation not in call.catalog.operations:

@@ -103,6 +103,7 @@ class Example:
             self.ask(method, of)
         for method in ("ListEntries", "ListGrants", "ListReservations"):
             self.ask(method, of, page_size=self.draw.choice((0, 0, 7, 1_000)))
+        self.ask("SummarizeUsage", {**of, "bucket": "DAY"})
         account = self.model.accounts[account_id]
         for revision in sorted({1, account.revision, self.draw.randint(1, account.revision)}):
             self.ask("GetBalance", {**of, "at_revision": revision})
@@ -133,8 +134,8 @@ class Example:
         return found
 
     def open(self, name: str) -> Plain:
-        """Opens an account."""
-        level = self.draw.choice((None, "basic", "max", "pro"))
+        """Opens an account, at a level that there is."""
+        level = self.draw.choice((None, *sorted(self.model.catalogs.versions[-1].levels)))
         return self.mutate("OpenAccount", account_id=name, level=level)
 
     # Time

@@ -5,11 +5,22 @@ from __future__ import annotations
 import random
 
 import model_rules as rules
-from model_catalog import Plain
+from model_catalog import HOUR, Plain
+from model_catalogs import OPERATIONS
 from model_example import Example
 from model_rules import Rule
 
 KINDS = ("GRANTED", "DEDUCTED", "RESERVED", "COMMITTED", "REFUNDED", "GRANT_EXPIRED", "RESERVATION_EXPIRED")
+
+ZONES = (
+    "UTC",
+    "Europe/Berlin",
+    "Asia/Kathmandu",
+    "America/Havana",
+    "Australia/Lord_Howe",
+    "America/Los_Angeles",
+)
+"""Among them one whose clocks change at midnight and one in which they do by half an hour."""
 
 
 def balance_now(on: Example) -> None:
@@ -77,6 +88,24 @@ def grants(on: Example) -> None:
     on.ask("ListGrants", {"account_id": on.account().account_id}, page_size=on.draw.choice((0, 3)))
 
 
+def usage(on: Example) -> None:
+    """Usage summed: of everything, or of some operations, a span, and buckets of some zone."""
+    account = on.account()
+    request: Plain = {"account_id": account.account_id if on.chance(0.95) else on.name()}
+    if on.chance(0.7):
+        request["bucket"] = on.draw.choice(("NONE", "DAY", "WEEK", "MONTH"))
+    if on.chance(0.6):
+        request["time_zone"] = on.draw.choice(ZONES)
+    if on.chance(0.3):
+        request["operations"] = on.draw.sample(OPERATIONS, 2)
+    if on.chance(0.3):
+        request["start_time"] = on.past(account)
+    if on.chance(0.3):
+        request["end_time"] = on.past(account) + on.draw.choice((0, 0, 1, HOUR))
+    answer = on.ask("SummarizeUsage", request)
+    on.note("usage summed" if answer.get("rows") else "no usage")
+
+
 def others(on: Example) -> None:
     """Accounts, packages, catalogs, and the chain."""
     account = on.account().account_id
@@ -98,7 +127,7 @@ WEIGHTS: dict[Rule, float] = {
     rules.deduct: 14, rules.batch: 3, rules.can_perform: 4,
     rules.reserve: 13, rules.commit: 12, rules.release: 4, rules.extend: 3, rules.refund: 8,
     rules.replay: 7, rules.reuse: 4, rules.malformed: 1, rules.catalog: 1,
-    balance_now: 6, balance_then: 6, entries: 3, entry: 2, reservations: 3, grants: 2, others: 2,
+    balance_now: 6, balance_then: 6, entries: 3, entry: 2, reservations: 3, grants: 2, usage: 3, others: 2,
 }  # fmt: skip
 _RULES, _SHARES = list(WEIGHTS), list(WEIGHTS.values())
 

@@ -17,6 +17,7 @@ from model_catalog import (
     price,
     to_datetime,
 )
+from model_usage import average, bucket_start
 
 WEDNESDAY = from_datetime(to_datetime(0).replace(2031, 1, 15, 12))
 """2031-01-15 12:00, a Wednesday."""
@@ -336,3 +337,59 @@ def test_a_request_sent_again_is_answered_as_before_and_another_is_refused() -> 
     assert told.ledger.call("Deduct", request, told.now) == {**first, "replayed": True}
     assert told.ledger.call("Deduct", {**request, "quantity": 1}, told.now)["replayed"]
     assert reason(told.ledger.call("Deduct", {**request, "quantity": 2}, told.now)) == "REQUEST_ID_REUSED"
+
+
+def test_usage_is_what_was_charged_less_what_was_refunded_where_it_was_refunded() -> None:
+    told = Told()
+    told.grant(30, expire_time=MIDNIGHT)
+    told.grant(30)
+    charged = told("Deduct", operation="voice", quantity=2, usage={"metrics": {"t": 3}, "response_time": 5})
+    told("Deduct", operation="voice", usage={"outcome": "FAILED", "metrics": {"t": 4}, "response_time": 2})
+    told("Reserve", operation="chat")
+    told.now = MIDNIGHT
+    told("Refund", revision=charged["entry"]["revision"], amount=3)  # forfeited
+
+    rows = told("SummarizeUsage", bucket="DAY")["rows"]
+
+    voice = {"operation": "voice", "metrics": {"t": 7}, "response_time": 3}
+    first = {
+        "bucket_start": MIDNIGHT - DAY,
+        "uses": 2,
+        "failures": 1,
+        "credits": 10,
+        "average_credits": "5.000000",
+    }
+    assert rows[0] == {**voice, **first}
+    assert [rows[1][key] for key in ("bucket_start", "uses", "credits", "average_credits")] == [
+        MIDNIGHT, 0, -3, "0.000000",
+    ]  # fmt: skip
+    assert len(rows) == 2
+    assert told("SummarizeUsage", start_time=MIDNIGHT, operations=["chat"]) == {"rows": []}
+    assert told("SummarizeUsage", end_time=MIDNIGHT)["rows"][0]["credits"] == 10
+
+
+def test_averages_are_rounded_half_away_from_zero() -> None:
+    told = [
+        average(1, 3),
+        average(2, 3),
+        average(1, 2_000_000),
+        average(-1, 2_000_000),
+        average(-1, 3_000_000),
+    ]
+
+    assert told == ["0.333333", "0.666667", "0.000001", "-0.000001", "0.000000"]
+
+
+@pytest.mark.parametrize(
+    ("zone", "bucket", "hours"),
+    [
+        ("UTC", "DAY", -12),
+        ("UTC", "WEEK", -60),
+        ("UTC", "MONTH", -348),
+        ("Asia/Kathmandu", "DAY", -17.75),  # 5:45 ahead
+        ("America/Los_Angeles", "DAY", -4),
+        ("Australia/Lord_Howe", "MONTH", -359),  # 11 ahead
+    ],
+)
+def test_buckets_begin_with_the_days_of_their_zone(zone: str, bucket: str, hours: float) -> None:
+    assert (bucket_start(bucket, zone, WEDNESDAY) - WEDNESDAY) / HOUR == hours
