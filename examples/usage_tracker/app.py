@@ -67,7 +67,7 @@ def signed_in(request: Request) -> str:
 async def events(request: Request) -> Response:
     """What happens to the user's account, from now on or after the last event that the browser got."""
     cursor = request.headers.get("Last-Event-ID") or request.query_params.get("cursor")
-    stream = tell(request.state.ledger, signed_in(request), cursor)
+    stream = tell(request.app.state.ledger, signed_in(request), cursor)
     # no: that proxies such as nginx pass every event on at once.
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
@@ -82,6 +82,7 @@ async def tell(ledger: AsyncCreditLedgerClient, user: str, cursor: str | None) -
                 async with ledger.watch_usage(user, cursor=cursor) as watch:
                     async for message in watch:
                         yield await event_of(ledger, user, message)
+                return  # The client was closed: this backend stops.
             except (CursorInvalid, CursorAhead, CursorExpired):
                 cursor = (
                     None  # Of a ledger before a backup of it was restored, say: begin anew, with a snapshot.
@@ -181,7 +182,7 @@ async def usage(request: Request) -> Response:
         raise HTTPException(400, "since: a time such as 2026-11-22T17:00:00Z") from None
     now = datetime.now(UTC)
     hours = [hour for n in range(LONGEST_DAY) if (hour := since + n * HOUR) <= now]
-    ledger: AsyncCreditLedgerClient = request.state.ledger
+    ledger: AsyncCreditLedgerClient = request.app.state.ledger
     sums = await asyncio.gather(
         *(ledger.summarize_usage(signed_in(request), start_time=hour, end_time=hour + HOUR) for hour in hours)
     )
@@ -203,10 +204,10 @@ def backend(target: str) -> Starlette:
     """The application, for the ledger at ``target``."""
 
     @asynccontextmanager
-    async def connected(_app: Starlette) -> AsyncIterator[dict[str, Any]]:
+    async def connected(app: Starlette) -> AsyncIterator[None]:
         # Here, because a client belongs to the event loop in which it is created.
-        async with AsyncCreditLedgerClient(target) as ledger:
-            yield {"ledger": ledger}
+        async with AsyncCreditLedgerClient(target) as app.state.ledger:
+            yield
 
     routes = [
         Route("/events", events),
@@ -214,6 +215,15 @@ def backend(target: str) -> Starlette:
         Mount("/", StaticFiles(directory=PAGE, html=True)),
     ]
     return Starlette(routes=routes, lifespan=connected, exception_handlers={CreditLedgerError: unavailable})
+
+
+class Server(uvicorn.Server):
+    """Ends the streams of events when it stops: they have no end of their own, and it would wait for them."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        assert isinstance(self.config.app, Starlette)
+        await self.config.app.state.ledger.close()
+        await super().shutdown(sockets)
 
 
 def main() -> None:
@@ -227,11 +237,10 @@ def main() -> None:
         "--port", default=8081, type=int, help="where to listen on 127.0.0.1; 0 takes a free one"
     )
     options = parser.parse_args()
-    # Events have no end of their own: a stop waits for them no longer than this.
-    config = uvicorn.Config(backend(options.ledger), log_level="warning", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(backend(options.ledger), log_level="warning", timeout_graceful_shutdown=5)
     with socket.create_server(("127.0.0.1", options.port)) as listener:
         print(f"listening on http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
-        uvicorn.Server(config).run(sockets=[listener])
+        Server(config).run(sockets=[listener])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from creditledger_server.rpc.credit_ledger import CreditLedgerService
 from creditledger_server.rpc.ledger_admin import LedgerAdminService
 from ledger_harness import ROOT
 
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
 FOLDERS = "client|docs|examples|migrations|protos|server|tests"
 """What the README lists for some option only."""
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import threading
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from creditledger import AsyncCreditLedgerClient, CreditLedgerClient, Usage, WatchUsageResponse
 from event_streams import changes, events, get_json
 from example_programs import load, running
@@ -15,7 +17,7 @@ APP = ROOT / "examples/usage_tracker/app.py"
 
 
 def test_stream_begins_with_the_account_as_it_is(url: str, ledger: CreditLedgerClient) -> None:
-    charge = ledger.deduct("user-1", "voice_creation", usage=Usage(metadata={"secret": "s"}))
+    charge = ledger.deduct("user-1", "voice_creation", usage=Usage(service="a-model"))
     with events(url, user="user-1") as stream:
         first = next(stream)
     assert (first.name, first.data["account"], first.data["level"]) == ("snapshot", "user-1", "pro")
@@ -62,6 +64,7 @@ def test_reconnects_with_the_last_event_id_neither_repeat_nor_miss_entries(
         with events(url, last_event_id=cursor, user="user-1") as stream:
             for _ in range(rng.randint(1, 60)):
                 event = next(stream)
+                assert event.name != "snapshot"
                 cursor = event.cursor
                 if event.name == "change":
                     told.append(event.data["entry"]["revision"])
@@ -119,6 +122,18 @@ def test_change_of_level_tells_all_limits_of_the_new_one(url: str, ledger: Credi
         told = next(event for event in stream if event.name != "alive")
     assert (told.name, told.data["level"]) == ("snapshot", "free")
     assert {limit["operation"]: limit["limit"] for limit in told.data["limits"]}["voice_creation"] == 1
+
+
+def test_backend_that_stops_ends_its_streams(
+    server: ServerProcess, ledger: CreditLedgerClient, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with ExitStack() as held:
+        with running(APP, "--ledger", server.target, "--port", "0") as read_line:
+            url = read_line().removeprefix("listening on ")
+            stream = held.enter_context(events(url, user="user-1"))
+            assert next(stream).name == "snapshot"
+        assert [event.name for event in stream if event.name != "alive"] == []
+    assert capfd.readouterr().err == ""
 
 
 async def test_summary_is_told_as_the_account_stands_now(

@@ -169,7 +169,7 @@ function drawBalance({ available, reserved }, spent) {
   bar.ariaValueMax = all;
   bar.ariaValueNow = available;
   bar.ariaValueText = `${credits(available)} credits left, ${credits(spent)} spent today, ${credits(reserved)} reserved`;
-  bar.querySelector(".spent").style.width = `${(Math.max(0, spent) / all) * 100}%`;
+  bar.querySelector(".available").style.width = `${(available / all) * 100}%`;
   bar.querySelector(".reserved").style.width = `${(reserved / all) * 100}%`;
 }
 
@@ -291,7 +291,8 @@ function total(spent = {}) {
 
 function credits(amount, signDisplay = "negative") {
   const { decimals } = account;
-  return (amount / 10 ** decimals).toLocaleString("en", { minimumFractionDigits: decimals, signDisplay });
+  const text = (amount / 10 ** decimals).toLocaleString("en", { minimumFractionDigits: decimals, signDisplay });
+  return text.replace("-", "−");
 }
 
 function number(count) {
