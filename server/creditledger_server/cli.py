@@ -19,7 +19,7 @@ import click
 from .config import ConfigError, Settings, load_settings, settings_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
 
     from .domain.catalog import Catalog
     from .ledger.usage import Rebuilt
@@ -93,6 +93,11 @@ def main() -> None:
 
 @main.command(cls=_CommandWithSettings)
 @click.option("--listen", metavar="HOST:PORT", help="Where to serve.  [default: 127.0.0.1:50051]")
+@click.option(
+    "--metrics-listen",
+    metavar="HOST:PORT",
+    help="Where to serve /metrics, for Prometheus.  [default: nowhere]",
+)
 @click.option("--workers", metavar="N", help="Processes that serve there.  [default: 1]")
 @_database_options
 @click.option(
@@ -110,6 +115,7 @@ def main() -> None:
 )
 def serve(
     listen: str | None,
+    metrics_listen: str | None,
     workers: str | None,
     database_url: str | None,
     embedded: Path | None,
@@ -127,7 +133,12 @@ def serve(
       creditledger-server serve --database-url postgresql://ledger@db.internal/ledger
     """
     settings = _settings(
-        listen=listen, workers=workers, database_url=database_url, embedded=embedded, insecure=insecure
+        listen=listen,
+        metrics_listen=metrics_listen,
+        workers=workers,
+        database_url=database_url,
+        embedded=embedded,
+        insecure=insecure,
     )
     catalog = None if catalog_file is None else _load_catalog(catalog_file)
     with _database(settings) as dsn:
@@ -393,9 +404,10 @@ def _say_applied(revisions: tuple[str, ...]) -> None:
         _notice(f"migrated: {', '.join(revisions)}")
 
 
-def _say_ready(address: str) -> None:
+def _say_ready(address: str, metrics: Sequence[str]) -> None:
+    told = "".join(f"  metrics: http://{each}/metrics" for each in metrics)
     click.echo(
-        f"ready: {address}  try: grpcurl -plaintext {address} creditledger.v1.LedgerAdmin/GetServerInfo"
+        f"ready: {address}{told}  try: grpcurl -plaintext {address} creditledger.v1.LedgerAdmin/GetServerInfo"
     )
 
 

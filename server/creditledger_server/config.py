@@ -75,6 +75,10 @@ class Settings(BaseSettings):
     listen: Annotated[str, AfterValidator(_address)] = Field(
         "127.0.0.1:50051", description="address to serve on; port 0 takes a free one"
     )
+    metrics_listen: Annotated[str, AfterValidator(_address)] | None = Field(
+        None,
+        description="address of /metrics, for worker N at port + N - 1; port 0 takes a free one; not set: none",
+    )
     insecure: bool = Field(
         False, description="serve on more than loopback, though anybody there may do anything"
     )
@@ -124,11 +128,23 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _insecure_only_if_told(self) -> Self:
-        if not (self.insecure or is_loopback(self.listen)):
+        addresses = filter(None, (self.listen, self.metrics_listen))
+        if not self.insecure and (open_ := next((each for each in addresses if not is_loopback(each)), None)):
             raise ValueError(
-                f"{self.listen} is not a loopback address and there are no tokens yet:"
+                f"{open_} is not a loopback address and there are no tokens yet:"
                 f" --insecure (or {PREFIX}INSECURE=true) serves it to everybody who can reach it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _metrics_port_of_every_worker(self) -> Self:
+        if self.metrics_listen is not None and self.workers > 1:
+            _, port = split_address(self.metrics_listen)
+            if not 1 <= port <= (1 << 16) - self.workers:
+                raise ValueError(
+                    f"{self.metrics_listen} leaves no port to every worker: the first takes the one that is told,"
+                    " and each further one the next"
+                )
         return self
 
 

@@ -16,7 +16,7 @@ import socket
 import sys
 import threading
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -44,17 +44,26 @@ class WorkersError(Exception):
 
 
 async def supervise(
-    settings: Settings, dsn: str, catalog: Catalog | None, on_ready: Callable[[str], None]
+    settings: Settings,
+    dsn: str,
+    catalog: Catalog | None,
+    on_ready: Callable[[str, Sequence[str]], None],
 ) -> None:
     """Keeps workers serving until SIGTERM, SIGINT or SIGHUP, then has them drain; a second signal ends them at once.
 
-    ``on_ready`` is told the address when all take calls. Raises StartupError and WorkersError.
+    ``on_ready`` is told the address when all take calls, and those of their metrics. Raises StartupError and
+    WorkersError.
     """
     await _prepare(settings, dsn, catalog)
+    metrics = _metrics_addresses(settings)
+    for each in metrics:
+        _claim(each).close()  # So that a port that is taken is told once, and not by a worker that fails.
     with _claim(settings.listen) as claim:
         address = f"{settings.listen.rpartition(':')[0]}:{claim.getsockname()[1]}"
-        order = settings.model_copy(update={"listen": address, "database_url": dsn}).model_dump_json()
-        workers = _Workers(order, settings.workers, lambda: on_ready(address))
+        common: dict[str, object] = {"listen": address, "database_url": dsn, "workers": 1}
+        own = [{"metrics_listen": each} for each in metrics] or [{}] * settings.workers
+        orders = [settings.model_copy(update=common | each).model_dump_json() for each in own]
+        workers = _Workers(orders, lambda: on_ready(address, metrics))
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, workers.stop)
         await workers.run()
@@ -92,6 +101,14 @@ async def _prepare(settings: Settings, dsn: str, catalog: Catalog | None) -> Non
         await database.close()
 
 
+def _metrics_addresses(settings: Settings) -> list[str]:
+    """Where each worker serves its metrics, if they do: who reads them must find every one and know them apart."""
+    if settings.metrics_listen is None:
+        return []
+    host, _, port = settings.metrics_listen.rpartition(":")
+    return [f"{host}:{int(port) + place}" for place in range(settings.workers)]
+
+
 def _claim(address: str) -> socket.socket:
     """A socket that keeps the address for the workers and takes no connections itself. Raises StartupError."""
     host, port = split_address(address)
@@ -116,9 +133,9 @@ def _claim(address: str) -> socket.socket:
 class _Workers:
     """The workers of a supervisor, each in a place that is filled again when it ends."""
 
-    def __init__(self, order: str, count: int, on_ready: Callable[[], None]) -> None:
-        self._order = order.encode() + b"\n"
-        self._count = count
+    def __init__(self, orders: Sequence[str], on_ready: Callable[[], None]) -> None:
+        self._orders = [order.encode() + b"\n" for order in orders]
+        self._count = len(orders)
         self._on_ready = on_ready
         self._were_ready: set[int] = set()
         self._running: dict[int, Process] = {}
@@ -172,7 +189,7 @@ class _Workers:
         assert process.stdin is not None and process.stdout is not None
         if self._stopping.is_set():
             process.kill()  # It was told too early to hear it.
-        process.stdin.write(self._order)
+        process.stdin.write(self._orders[place - 1])
         ready = (await process.stdout.readline()).startswith(b"ready: ")
         if ready:
             self._note_ready(place)

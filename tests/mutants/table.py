@@ -325,7 +325,7 @@ MUTANTS = (
     Mutant(
         "request ids not looked up",
         BATCH,
-        "if row[3] is not None and row[3] in found:",
+        "if row[4] is not None and row[4] in found:",
         "if False:",
         (f"{REQUEST_IDS}::test_a_request_sent_again_gets_the_first_response_field_for_field",),
     ),

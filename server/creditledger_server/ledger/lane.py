@@ -94,6 +94,10 @@ class Lane(Generic[RequestT, AnswerT]):
         """Whether ``size`` more requests may wait."""
         return len(self._queue) + size <= self._queue_limit
 
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return len(self._queue)
+
     def put(self, ticket: Ticket[RequestT, AnswerT]) -> None:
         """Queues a request."""
         self._queue.append(ticket)
@@ -153,6 +157,10 @@ class LaneGroup(Generic[RequestT, AnswerT]):
     def __init__(self, lanes: Sequence[Lane[RequestT, AnswerT]], lane_of: Callable[[RequestT], int]) -> None:
         self._lanes = lanes
         self._lane_of = lane_of
+
+    def waiting(self) -> int:
+        """How many requests wait in all lanes."""
+        return sum(lane.waiting() for lane in self._lanes)
 
     async def submit(self, requests: Sequence[RequestT], deadline: float) -> list[AnswerT | Refused]:
         """Queues the requests and waits for all answers. Raises SERVER_OVERLOADED at once where a lane is full."""

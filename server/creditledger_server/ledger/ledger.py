@@ -18,6 +18,7 @@ from ..storage.catalogs import LedgerRow
 from ..storage.connect import Database
 from ..storage.reads import DatabaseInfo, read_accounts, read_grants, read_info, read_snapshot
 from .catalogs import Catalogs, CurrentCatalog
+from .counts import WriteCounts
 from .history import History, Standing, known, limits_of_level, not_found
 from .lane import Lane, LaneGroup
 from .reader import Check, Checked, Reader
@@ -51,7 +52,8 @@ class Ledger:
         self._database = database
         self._verifying = asyncio.Semaphore(1)
         current = CurrentCatalog()
-        self._writers = [Writer(database.connect, current, on_commit) for _ in range(lanes)]
+        self.counts = WriteCounts()
+        self._writers = [Writer(database.connect, current, on_commit, self.counts) for _ in range(lanes)]
         self._reader = Reader(database.connect, current)
         self._current = current
         self.history = History(database, current, self.settle)
@@ -76,6 +78,10 @@ class Ledger:
             for writer in self._writers:
                 await writer.close()
             await self._reader.close()
+
+    def waiting(self) -> dict[str, int]:
+        """How many requests wait for a round, by what they wait for."""
+        return {"writes": self._writes.waiting(), "checks": self._checks.waiting()}
 
     async def write(self, commands: Sequence[Command], deadline: float) -> list[Accepted | Refused]:
         """Carries out commands, each on its own; the answers come in their order."""

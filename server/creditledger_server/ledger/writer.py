@@ -7,6 +7,7 @@ processes too; a lane only makes it cheap.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from ..domain.account import Account
@@ -21,6 +22,7 @@ from ..storage.connect import Connection
 from ..storage.errors import BatchRejected, Contended, OpenedElsewhere, StorageUnavailable
 from ..storage.records import load_run_out
 from .catalogs import CurrentCatalog
+from .counts import WriteCounts
 from .failures import refusal_of
 from .lane import Ticket, deadline_passed
 from .needs import wanted
@@ -46,10 +48,12 @@ class Writer:
         connect: Callable[[], Awaitable[Connection]],
         catalog: CurrentCatalog,
         on_commit: Callable[[Iterable[Account]], None],
+        counts: WriteCounts,
     ) -> None:
         self._connect = connect
         self._catalog = catalog
         self._on_commit = on_commit
+        self._counts = counts
         self._conn: Connection | None = None
 
     async def serve(self, tickets: Sequence[Write]) -> None:
@@ -62,13 +66,17 @@ class Writer:
         except StorageUnavailable as error:
             refusal = refusal_of(error, "a round of writes")
             outcomes = [refusal for _ in tickets]
-        for ticket, outcome in zip(tickets, outcomes, strict=True):
-            ticket.answer(outcome)
+        self._answer(tickets, outcomes)
 
     async def close(self) -> None:
         """Closes the connection."""
         if self._conn is not None:
             await self._conn.close()
+
+    def _answer(self, tickets: Sequence[Write], outcomes: Sequence[Outcome]) -> None:
+        self._counts.answered(tickets, outcomes)
+        for ticket, outcome in zip(tickets, outcomes, strict=True):
+            ticket.answer(outcome)
 
     async def _serve_apart(self, tickets: Sequence[Write], error: Exception) -> None:
         """Serves what failed together in smaller rounds, so that what made it fail does so alone."""
@@ -76,8 +84,7 @@ class Writer:
         if len(parts) == 1:
             parts = [[ticket] for ticket in tickets] if isinstance(error, BatchRejected) else []
         if len(tickets) == 1 or not parts:
-            for ticket in tickets:
-                ticket.answer(refusal_of(error, "a write"))
+            self._answer(tickets, [refusal_of(error, "a write") for _ in tickets])
         else:
             for part in parts:
                 if waiting := _still_waited_for(part):
@@ -105,7 +112,10 @@ class Writer:
 
     async def _transact(self, tickets: Sequence[Write]) -> list[Outcome]:
         conn = await self._connection()
+        start = time.perf_counter()
         loaded, book = await self._load(conn, [ticket.request for ticket in tickets])
+        self._counts.loads.add(time.perf_counter() - start)
+        self._counts.lock_waits.add(loaded.lock_wait / 1_000_000)
         try:
             outcomes = _decide_round(tickets, loaded, book)
         except Exception as error:  # a bug, or NotLoaded: what it has changed in memory must not be written
@@ -116,7 +126,9 @@ class Writer:
         if not changed:
             await rollback(conn)
             return outcomes
+        start = time.perf_counter()
         await write_and_commit(conn, changed, loaded.transaction_id)
+        self._counts.commits.add(time.perf_counter() - start)
         self._on_commit([account for account in changed if account.written])
         return outcomes
 

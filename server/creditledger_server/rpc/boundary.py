@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn
 
@@ -13,13 +14,18 @@ from grpc.aio import AbortError, InternalError, ServerInterceptor, ServicerConte
 
 from ..domain.refusal import Reason, Refused
 from ..ledger.failures import refusal_of
+from .counts import LEFT, CallCounts
 from .status import CODES, rich_status
 
 STALL_SECONDS = 30.0
 """How long a stream's reader may take to read one message."""
 
+COUNTED = "/creditledger."
+"""With what the methods begin that are counted: not health and reflection, which are asked by machines."""
+
 Handler = Any
 Context = ServicerContext[Any, Any]
+Behavior = Callable[[Any, Context], Any]
 
 
 class Malformed:
@@ -32,10 +38,11 @@ class Malformed:
 class Boundary(ServerInterceptor):
     """Turns what the services raise into statuses with details, and bugs into INTERNAL with an incident id.
 
-    Nothing of an unforeseen exception reaches the caller but that id.
+    Nothing of an unforeseen exception reaches the caller but that id. ``counts`` tells how calls ended.
     """
 
     def __init__(self) -> None:
+        self.counts = CallCounts()
         self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -50,11 +57,13 @@ class Boundary(ServerInterceptor):
             handler = await continuation(details)
             if handler is None:  # an unknown method; not kept, so that made-up names fill no memory
                 return None
-            wrapped = self._wrapped[method] = _wrap(handler, method)
+            wrapped = self._wrapped[method] = _wrap(
+                handler, method, self.counts if method.startswith(COUNTED) else CallCounts()
+            )
         return wrapped
 
 
-def _wrap(handler: Handler, method: str) -> Handler:
+def _wrap(handler: Handler, method: str, counts: CallCounts) -> Handler:
     deserialize = handler.request_deserializer
 
     def deserialize_safely(data: bytes) -> Any:
@@ -65,44 +74,58 @@ def _wrap(handler: Handler, method: str) -> Handler:
 
     handler = handler._replace(request_deserializer=deserialize_safely)
     if handler.unary_unary:
-        return handler._replace(unary_unary=_guard_unary(handler.unary_unary, method))
+        return handler._replace(unary_unary=_guard_unary(handler.unary_unary, method, counts))
     if handler.unary_stream:
-        return handler._replace(unary_stream=_guard_stream(handler.unary_stream, method))
+        return handler._replace(unary_stream=_guard_stream(handler.unary_stream, method, counts))
     assert handler.stream_stream, method  # reflection
-    return handler._replace(stream_stream=_guard_stream(handler.stream_stream, method))
+    return handler._replace(stream_stream=_guard_stream(handler.stream_stream, method, counts))
 
 
-def _guard_unary(behavior: Callable[[Any, Context], Any], method: str) -> Callable[[Any, Context], Any]:
+def _guard_unary(behavior: Behavior, method: str, counts: CallCounts) -> Behavior:
     async def call(request: Any, context: Context) -> Any:
+        start, code = time.perf_counter(), LEFT
         try:
             _check_decoded(request)
             answer = behavior(request, context)
-            return await answer if asyncio.iscoroutine(answer) else answer
+            if asyncio.iscoroutine(answer):
+                answer = await answer
+            code = "OK"
+            return answer
         except (asyncio.CancelledError, AbortError):
             raise
         except Exception as error:
             refusal = _refusal_of(error, method)
+            code = CODES[refusal.reason].name
+        finally:
+            counts.answered(method, code, time.perf_counter() - start)
+        counts.refused[method, refusal.reason] += 1
         await _abort(context, refusal)
 
     return call
 
 
-def _guard_stream(behavior: Callable[[Any, Context], Any], method: str) -> Callable[[Any, Context], Any]:
+def _guard_stream(behavior: Behavior, method: str, counts: CallCounts) -> Behavior:
     async def call(request: Any, context: Context) -> None:
+        end = LEFT
+        counts.open[method] += 1
         try:
             if hasattr(request, "__aiter__"):
                 request = _decoded(request)
             else:
                 _check_decoded(request)
             await _send_all(behavior(request, context), context)
+            end = "OK"
+            return
         except _CallerGone:
             return
         except (asyncio.CancelledError, AbortError):
             raise
         except Exception as error:
             refusal = _refusal_of(error, method)
-        else:
-            return
+            end = refusal.reason
+        finally:
+            counts.open[method] -= 1
+            counts.ended[method, end] += 1
         await _abort(context, refusal)
 
     return call

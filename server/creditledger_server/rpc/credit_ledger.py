@@ -19,6 +19,7 @@ from ..watch.message import Message, Signal, Summary
 from ..watch.stream import Watcher
 from . import convert, requests, usage_summary
 from .context import Context, accepted, deadline_of
+from .counts import WatchCounts
 from .paging import Pages, fitting
 from .status import item_status, reason_number
 from .validate import Fields
@@ -31,9 +32,10 @@ ENTRY_OVERHEAD = 800  # what an answer adds to its request, with four limits and
 
 
 class CreditLedgerService(CreditLedgerServicer):
-    """The data plane. Methods that are not here answer UNIMPLEMENTED."""
+    """The data plane. Methods that are not here answer UNIMPLEMENTED. ``watched`` counts what streams deliver."""
 
     def __init__(self, ledger: Ledger, watcher: Watcher, default_deadline: float) -> None:
+        self.watched = WatchCounts()
         self._ledger = ledger
         self._watcher = watcher
         self._pages = Pages(ledger.identity.cursor_key)
@@ -188,9 +190,11 @@ class CreditLedgerService(CreditLedgerServicer):
         fields.enums("kinds", request.kinds, resources_pb2.EntryKind.values())
         interval = fields.duration("min_interval", request.min_interval, MAX_INTERVAL)
         fields.check()
+        live = not request.cursor  # else once what was missed has been told
         async for message in self._watcher.watch(
             request.account_ids, request.cursor, frozenset(map(int, request.kinds)), interval / 1_000_000
         ):
+            live = self.watched.delivers(message, live)
             if message.wire is None:
                 message.wire = _watch_message(message)
             yield message.wire

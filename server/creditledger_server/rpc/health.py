@@ -34,7 +34,13 @@ class Health:
         self._schema_version = schema_version
         self._services = ("", *services)
         self._serving = False
+        self._draining = False
         self._conn: Connection | None = None
+
+    @property
+    def serving(self) -> bool:
+        """Whether it says SERVING."""
+        return self._serving and not self._draining
 
     async def start(self) -> None:
         """Probes once, so that what is ready also says so; grpc's own default for "" is SERVING."""
@@ -54,6 +60,7 @@ class Health:
 
     async def drain(self) -> None:
         """NOT_SERVING for good."""
+        self._draining = True
         await self.servicer.enter_graceful_shutdown()
 
     async def _probe(self) -> bool:

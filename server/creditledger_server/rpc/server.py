@@ -6,7 +6,8 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 import grpc
 from creditledger.v1 import credit_ledger_pb2, ledger_admin_pb2
@@ -52,15 +53,19 @@ _OPTIONS = (
 )
 
 
+OnReady = Callable[[str, Sequence[str]], None]
+"""Is told the address that is served, and those of /metrics."""
+
+
 async def serve(
     settings: Settings,
     dsn: str,
     *,
     catalog: Catalog | None,
-    on_ready: Callable[[str], None],
+    on_ready: OnReady,
     share_port: bool = False,
 ) -> None:
-    """Serves until SIGTERM, SIGINT or SIGHUP, then drains. ``on_ready`` is told the address. Raises StartupError.
+    """Serves until SIGTERM, SIGINT or SIGHUP, then drains. Raises StartupError.
 
     ``share_port`` lets other processes that say so too listen on the same port.
     """
@@ -94,7 +99,7 @@ async def _serve_on(
     settings: Settings,
     dsn: str,
     catalog: Catalog | None,
-    on_ready: Callable[[str], None],
+    on_ready: OnReady,
     stop: asyncio.Event,
     share_port: bool,
 ) -> None:
@@ -115,9 +120,13 @@ async def _serve_on(
     health = Health(database, (database, stream_database), expected_version(), SERVICES)
     await health.start()
     watcher = Watcher(ledger, connect, hub, pages, settings.heartbeat_seconds)
-    server = _create_server(ledger, watcher, health, settings, share_port)
+    service = CreditLedgerService(ledger, watcher, settings.default_deadline_ms / 1_000)
+    boundary = Boundary()
+    server = _create_server(ledger, service, boundary, health, settings, share_port)
     port = _bind(server, settings.listen)
-    async with asyncio.TaskGroup() as tasks:
+    pools = {"calls": database, "streams": stream_database}
+    served = _metrics(settings.metrics_listen, ledger, service, boundary, health, pools)
+    async with served as metrics, asyncio.TaskGroup() as tasks:
         work = [
             ledger.run(),
             health.run(),
@@ -131,7 +140,7 @@ async def _serve_on(
         background = [tasks.create_task(each) for each in work]
         await server.start()
         _relax_collector()
-        on_ready(f"{settings.listen.rpartition(':')[0]}:{port}")
+        on_ready(f"{settings.listen.rpartition(':')[0]}:{port}", [metrics] if metrics else [])
         await stop.wait()
         await _drain(server, hub, health)
         for task in background:
@@ -139,15 +148,18 @@ async def _serve_on(
 
 
 def _create_server(
-    ledger: Ledger, watcher: Watcher, health: Health, settings: Settings, share_port: bool
+    ledger: Ledger,
+    service: CreditLedgerService,
+    boundary: Boundary,
+    health: Health,
+    settings: Settings,
+    share_port: bool,
 ) -> grpc.aio.Server:
     # Unless told to, two servers must not share a port unnoticed.
     options = (*_OPTIONS, ("grpc.so_reuseport", int(share_port)))
-    server = grpc.aio.server(interceptors=[Boundary()], options=options)
-    deadline = settings.default_deadline_ms / 1_000
-    credit_ledger = CreditLedgerService(ledger, watcher, deadline)
-    ledger_admin = LedgerAdminService(ledger, deadline)
-    add_CreditLedgerServicer_to_server(credit_ledger, server)
+    server = grpc.aio.server(interceptors=[boundary], options=options)
+    ledger_admin = LedgerAdminService(ledger, settings.default_deadline_ms / 1_000)
+    add_CreditLedgerServicer_to_server(service, server)
     add_LedgerAdminServicer_to_server(ledger_admin, server)
     add_HealthServicer_to_server(health.servicer, server)
     health_service = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -160,6 +172,22 @@ def _bind(server: grpc.aio.Server, address: str) -> int:
         return server.add_insecure_port(address)
     except RuntimeError as error:
         raise StartupError(f"cannot listen on {address}: is another server there?") from error
+
+
+def _metrics(
+    address: str | None,
+    ledger: Ledger,
+    service: CreditLedgerService,
+    boundary: Boundary,
+    health: Health,
+    pools: dict[str, Database],
+) -> AbstractAsyncContextManager[str | None]:
+    """Serves /metrics on ``address``, if there is one, as long as its block lasts."""
+    if address is None:
+        return nullcontext()
+    from .metrics import Sources, serving_metrics  # Here: prometheus-client takes 50 ms to load.
+
+    return serving_metrics(address, Sources(ledger, boundary.counts, service.watched, health, pools))
 
 
 def _relax_collector() -> None:

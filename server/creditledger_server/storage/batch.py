@@ -38,12 +38,13 @@ class Wanted(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What a batch found, under the locks. ``accounts`` lacks those that do not exist."""
+    """What a batch found, under the locks. ``accounts`` lacks those that do not exist; times are in microseconds."""
 
     accounts: dict[str, Account]
     now: int
     transaction_id: int
     catalog_version: int
+    lock_wait: int
 
 
 _LOCK = Statement(
@@ -60,7 +61,8 @@ _LOAD_REQUESTS = Statement(
     f"""
 SELECT context.*, earlier.* FROM (
     SELECT ledger_time(), pg_current_xact_id()::text::bigint,
-           coalesce((SELECT max(version) FROM catalog), 0)
+           coalesce((SELECT max(version) FROM catalog), 0),
+           (extract(epoch FROM clock_timestamp() - now()) * 1000000)::bigint
 ) AS context LEFT JOIN LATERAL (
     SELECT found.* FROM unnest($1::text[], $2::text[]) AS wanted (account_id, request_id)
     CROSS JOIN LATERAL (
@@ -186,12 +188,12 @@ async def rollback(conn: Connection) -> None:
 
 def _assemble(accounts: list[Any], requests: list[Any]) -> Loaded:
     found = {row[0]: account_from_row(row) for row in accounts}
-    now, transaction_id, catalog_version = requests[0][:3]
+    now, transaction_id, catalog_version, lock_wait = requests[0][:4]
     for row in requests:
-        if row[3] is not None and row[3] in found:
-            entry = entry_from_row(row[3:])
+        if row[4] is not None and row[4] in found:
+            entry = entry_from_row(row[4:])
             found[entry.account_id].remembered[str(entry.request_id)] = entry
-    return Loaded(found, now + PG_EPOCH, transaction_id, catalog_version)
+    return Loaded(found, now + PG_EPOCH, transaction_id, catalog_version, lock_wait)
 
 
 def _statements(changed: list[Account], position: int) -> Iterable[Bound]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg_pool import AsyncConnectionPool
 
@@ -17,6 +17,14 @@ KEEPALIVE: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
 }
+
+
+class PoolUsage(NamedTuple):
+    """Connections of a pool, those of them that are in use, and callers that wait for one."""
+
+    size: int
+    in_use: int
+    waiting: int
 
 
 class Database:
@@ -63,6 +71,12 @@ class Database:
         """Replaces the connections of the pool that do not answer any more: all of them, after a restart."""
         with translated():
             await self._pool.check()
+
+    def usage(self) -> PoolUsage:
+        """How the pool is used at the moment."""
+        told = self._pool.get_stats()
+        size = told["pool_size"]
+        return PoolUsage(size, size - told["pool_available"], told["requests_waiting"])
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
