@@ -1,4 +1,4 @@
-"""Catalogs for the model's examples: the same operations, levels and packages, with other prices and limits or left out."""
+"""Catalogs for the model's examples: the same operations, levels and packages, at other prices or left out."""
 
 from __future__ import annotations
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import LiteralString
 
@@ -20,6 +21,7 @@ from creditledger.v1 import ledger_admin_pb2 as admin_pb
 from ledger_calls import TIMEOUT, Ledger, deduction
 from ledger_harness import CATALOG, ServerProcess, running_server
 from ledger_load import await_true, rows
+from scraped import Scrape
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux spreads connections")
 
@@ -275,6 +277,38 @@ def test_the_embedded_postgres_outlives_the_workers_and_ends_with_them(tmp_path:
     assert (process.returncode, out) == (0, "")
     assert "Traceback" not in err
     assert not (tmp_path / "postgres" / "postmaster.pid").exists()
+
+
+def test_each_worker_has_metrics_of_its_own_and_keeps_its_port(dsn: str) -> None:
+    first = _two_free_ports()
+    with running_server(
+        dsn, "--workers", "2", "--metrics-listen", f"127.0.0.1:{first}", env=PATIENT
+    ) as supervisor:
+        assert supervisor.metrics == [f"http://127.0.0.1:{port}/metrics" for port in (first, first + 1)]
+        with connections(supervisor.target):
+            counted = [_calls_of(url) for url in supervisor.metrics]
+        killed = workers_of(supervisor)[0]
+        killed.kill()
+        await_true(lambda: "starts again" in supervisor.log() and _both_serve(supervisor))
+        again = [_calls_of(url) for url in supervisor.metrics]
+
+    assert sum(counted) == CONNECTIONS
+    assert all(counted) and all(again)
+
+
+def _calls_of(url: str) -> float:
+    return Scrape(url).value("rpc_duration_seconds_count", code="OK")
+
+
+def _two_free_ports() -> int:
+    """The first of two neighbouring ports that are free."""
+    while True:
+        with socket.socket() as one, socket.socket() as two:
+            one.bind(("127.0.0.1", 0))
+            port: int = one.getsockname()[1]
+            with suppress(OSError, OverflowError):
+                two.bind(("127.0.0.1", port + 1))
+                return port
 
 
 def test_the_supervisor_loads_no_grpc() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import select
 import signal
 import subprocess
@@ -74,7 +75,9 @@ class ServerProcess:
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=self._log, text=True, env={**os.environ, **(env or {})}
         )
-        self.target = self._await_ready()
+        line = self._await_ready()
+        self.target = line.split()[1]
+        self.metrics = re.findall(r"http://\S+/metrics", line)
 
     def kill(self) -> None:
         """kill -9."""
@@ -104,7 +107,7 @@ class ServerProcess:
             if select.select([self.process.stdout], [], [], 0.2)[0]:
                 line = self.process.stdout.readline()
                 if line.startswith("ready: "):
-                    return line.split()[1]
+                    return line
         self.kill()
         raise AssertionError(f"the server did not become ready: {self.log()}")
 

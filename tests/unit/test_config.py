@@ -81,6 +81,32 @@ def test_anything_else_needs_insecure(address: str) -> None:
     assert load_settings(listen=address, insecure=True).listen == address
 
 
+@pytest.mark.parametrize("address", ["", "9464", "127.0.0.1", ":9464"])
+def test_the_address_of_metrics_must_be_one(address: str) -> None:
+    with pytest.raises(ConfigError, match="--metrics-listen: must be HOST:PORT"):
+        load_settings(metrics_listen=address)
+
+
+def test_metrics_for_anybody_need_insecure() -> None:
+    with pytest.raises(ConfigError, match=r"0\.0\.0\.0:9464 is not a loopback address.*--insecure"):
+        load_settings(metrics_listen="0.0.0.0:9464")
+    assert load_settings(metrics_listen="0.0.0.0:9464", insecure=True).metrics_listen == "0.0.0.0:9464"
+
+
+@pytest.mark.parametrize(
+    ("port", "most"), [(0, 1), (9464, 64), (65472, 64), (65473, 63), (65534, 2), (65535, 1)]
+)
+def test_every_worker_needs_a_port_for_its_metrics(
+    monkeypatch: pytest.MonkeyPatch, port: int, most: int
+) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    address = f"127.0.0.1:{port}"
+    assert load_settings(metrics_listen=address, workers=most).metrics_listen == address
+    if most < 64:
+        with pytest.raises(ConfigError, match=f"{address} leaves no port to every worker"):
+            load_settings(metrics_listen=address, workers=most + 1)
+
+
 def test_several_workers_need_linux(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
     with pytest.raises(ConfigError, match="--workers: must be 1: only Linux"):
