@@ -51,7 +51,9 @@ EXCHANGE = f"{SERVER}/storage/exchange.py"
 COMMITS = f"{SERVER}/storage/commits.py"
 FAILURES = f"{SERVER}/ledger/failures.py"
 HUB = f"{SERVER}/watch/hub.py"
-STREAM = f"{SERVER}/watch/stream.py"
+WATCH_ACCOUNTS = f"{SERVER}/watch/accounts.py"
+TAILER = f"{SERVER}/watch/tailer.py"
+TAILER_TESTS = "tests/unit/test_watch_tailer.py"
 RPC_SERVER = f"{SERVER}/rpc/server.py"
 CREDIT_LEDGER = f"{SERVER}/rpc/credit_ledger.py"
 CLIENT_BATCHING = "client/creditledger/_batches.py"
@@ -84,8 +86,8 @@ MUTANTS = (
     Mutant(
         "uses of an operation do not add up",
         ACCOUNT,
-        "uses = self.used(operation, period, now) + quantity",
-        "uses = quantity",
+        "self.uses[operation, period] = Use(start, uses + quantity)",
+        "self.uses[operation, period] = Use(start, quantity)",
         ("tests/rpc/test_rpc_batch_deduct.py::test_uses_of_earlier_items_count_for_later_ones",),
     ),
     Mutant(
@@ -152,47 +154,86 @@ MUTANTS = (
     ),
     Mutant(
         "a watcher skips the first entry after its snapshot",
-        STREAM,
-        "seen[account_id] = standing.account.revision\n",
-        "seen[account_id] = standing.account.revision + 1\n",
+        WATCH_ACCOUNTS,
+        "self._seen[account_id] = standing.account.revision\n",
+        "self._seen[account_id] = standing.account.revision + 1\n",
         ("tests/rpc/test_rpc_watch.py::test_a_cursor_fits_its_accounts_in_any_order",),
     ),
     Mutant(
         "a watcher loses what happens between two waits",
         HUB,
-        "        try:\n            async with asyncio.timeout(timeout):",
-        "        self._wake.clear()\n        try:\n            async with asyncio.timeout(timeout):",
+        "        if self._changed or self._closed:\n            return\n",
+        "",
         ("tests/unit/test_watch_hub.py::test_a_change_before_the_wait_is_not_missed",),
     ),
     Mutant(
         "a watcher stops where a page ends",
-        STREAM,
-        "full = len(entries) == PAGE",
-        "full = len(entries) > PAGE",
+        WATCH_ACCOUNTS,
+        "while changes := await self._next(account_id, from_tables=True):",
+        "if changes := await self._next(account_id, from_tables=True):",
         ("tests/rpc/test_rpc_watch.py::test_more_than_a_page_that_was_missed_comes_before_caught_up",),
     ),
     Mutant(
         "a resumed watcher begins with what happens next",
-        STREAM,
-        "self._news(seen, cursors, set(account_ids), kinds)",
-        "self._news(seen, cursors, set(), kinds)",
+        WATCH_ACCOUNTS,
+        "        for account_id in self._seen:\n            if self._interval:",
+        "        for account_id in ():\n            if self._interval:",
         (
             "tests/rpc/test_rpc_watch.py::test_a_cursor_resumes_with_what_was_missed_then_caught_up_once_then_live",
         ),
     ),
     Mutant(
         "commits of other processes wake nobody",
-        HUB,
-        "        self._notify(account_ids)\n        return horizon",
-        "        return horizon",
-        ("tests/unit/test_watch_hub.py::test_commits_of_others_wake_again_those_who_have_looked",),
+        TAILER,
+        "                hub.read(account_id, entries)\n",
+        "                pass\n",
+        (f"{TAILER_TESTS}::test_entries_of_others_are_at_hand_for_those_they_concern_and_nobody_else",),
     ),
     Mutant(
         "what others committed before the first poll is told to nobody",
+        TAILER,
+        "if changed or first:",
+        "if changed:",
+        (f"{TAILER_TESTS}::test_the_first_look_lets_watchers_of_all_accounts_look_once",),
+    ),
+    Mutant(
+        "what one stream finds in the tables its neighbours never hear of",
         HUB,
-        "subscription.notify(account_id)\n                return horizon",
-        "pass\n                return horizon",
-        ("tests/unit/test_watch_hub.py::test_the_first_poll_lets_every_stream_look_once",),
+        "        if self.recent.reached(account_id, revision):\n            self._notify(account_id)\n",
+        "        self.recent.reached(account_id, revision)\n",
+        ("tests/unit/test_watch_hub.py::test_a_stream_is_told_of_what_another_was_first_to_find",),
+    ),
+    Mutant(
+        "entries in memory may have a gap",
+        f"{SERVER}/watch/recent.py",
+        "            return False\n",
+        "            pass\n",
+        (
+            "tests/unit/test_watch_hub.py::test_a_commit_behind_those_of_others_asks_for_these_and_tells_nobody_before",
+        ),
+    ),
+    Mutant(
+        "a page read before a commit counts as all there is",
+        f"{SERVER}/watch/pages.py",
+        "page.extent.complete and page.generation >= generation",
+        "page.extent.complete",
+        ("tests/unit/test_watch_pages.py::test_a_page_from_before_the_news_is_not_all_there_is",),
+    ),
+    Mutant(
+        "a cursor between summaries forgets which accounts were told",
+        f"{SERVER}/watch/cursor.py",
+        "return place <= self.reached or (place <= self.end and place.account_id <= self.account_id)",
+        "return place <= self.reached",
+        (
+            "tests/rpc/test_rpc_watch_summaries.py::test_every_cursor_between_summaries_of_all_accounts_resumes_exactly",
+        ),
+    ),
+    Mutant(
+        "a cursor older than the commit log skips what was forgotten",
+        f"{SERVER}/watch/pages.py",
+        "if position < reach.kept_from:",
+        "if False:",
+        ("tests/rpc/test_rpc_watch_retention.py::test_a_cursor_of_all_accounts_from_before_is_expired",),
     ),
     Mutant(
         "a bug's text reaches the caller",

@@ -143,6 +143,12 @@ async def test_what_was_committed_before_the_first_look_is_found_by_it(log: Log)
             assert await taken(everybody) == ""
 
 
+async def test_the_first_look_lets_watchers_of_all_accounts_look_once(log: Log) -> None:
+    async with tailed(MINUTE) as (hub, _):
+        with hub.subscribe(None) as everybody:
+            assert await taken(everybody) == ""
+
+
 async def test_a_hint_ends_the_rest_before_the_next_poll(log: Log) -> None:
     async with tailed(MINUTE) as (hub, tailer):
         with hub.subscribe(["ann"]) as ann:

@@ -59,10 +59,15 @@ class AccountStream:
             self._seen[account_id] = standing.account.revision
             yield Message(self._cursor(), standing)
         for account_id in self._seen:
-            while changes := await self._next(account_id, from_tables=True):
-                subscription.check()
-                for message in self._tell(account_id, changes):
-                    yield message
+            if self._interval:
+                if summary := await self._sum(account_id, from_tables=True):
+                    self._pace.told(account_id, self._clock())
+                    yield Message(self._cursor(), summary)
+            else:
+                while changes := await self._next(account_id, from_tables=True):
+                    subscription.check()
+                    for message in self._tell(account_id, changes):
+                        yield message
         if resumed:
             yield Message(self._cursor(), Signal.CAUGHT_UP)
         async for message in self._live(subscription):
@@ -120,11 +125,11 @@ class AccountStream:
             if self._tells_of(entry):
                 yield self._message(change)
 
-    async def _sum(self, account_id: str) -> Summary | None:
+    async def _sum(self, account_id: str, *, from_tables: bool = False) -> Summary | None:
         """All that is new of an account in one; None if nothing of the watched kinds is."""
         summary = None
         first = self._seen[account_id] + 1
-        while changes := await self._next(account_id):
+        while changes := await self._next(account_id, from_tables=from_tables):
             for change in changes:
                 entry = change.entry
                 self._seen[account_id] = entry.revision
