@@ -68,7 +68,8 @@ def measured(place: Site, rounds: int, duration: float, scale: float, say: Say) 
     described = machine.describe(place)
     with prepared(place, Sizes.of(scale), say) as rows:
         for row in rows.rounds:
-            row.warm_up(place)
+            if row.server is not None:  # the others start a new one each time
+                row.warm_up(place)
         say(f"prepared in {time.monotonic() - begin:.0f} s")
         for number in range(1, rounds + 1):
             for row in rows.rounds:
