@@ -19,7 +19,7 @@ protoc = PATH="$(PROTO_BIN):$$PATH" $(PROTO_BIN)/python -m grpc_tools.protoc -Ip
 	--grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) protos/creditledger/v1/*.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help run tracker install test model mutants faults faults-long bench bench-growth bench-breakdown check check-code check-types check-layers check-protos check-stubs proto clean
+.PHONY: help run tracker install test model mutants faults faults-long bench bench-growth bench-watch bench-breakdown check check-code check-types check-layers check-protos check-stubs proto clean
 
 help: ## List what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,12 +52,16 @@ model: .venv/.dev ## Ask a ledger and a model of it the same, step by step; STEP
 mutants: .venv/.dev ## Seed one bug after the other and see that its test finds it; ONLY=words chooses some
 	@$(BIN)/python -m tests.mutants.run $(ONLY)
 
-# All three take some minutes, use all of the machine, and update docs/performance.md; DURATION is in seconds.
+# All four take some minutes, use all of the machine, and update docs/performance.md; DURATION is in seconds.
 bench: .venv/.run ## Measure every figure of docs/performance.md; fails if the ledger does not hold what was answered
 	@$(BIN)/python -m benchmarks.bench $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(DURATION),--duration $(DURATION))
 
 bench-growth: .venv/.run ## Measure large ledgers against small ones; SCALE=0.1 takes a tenth of the sizes
 	@$(BIN)/python -m benchmarks.growth $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(DURATION),--duration $(DURATION)) \
+		$(if $(SCALE),--scale $(SCALE))
+
+bench-watch: .venv/.run ## Measure watching: its lag, fan-out, cost and memory, and how many streams a process holds
+	@$(BIN)/python -m benchmarks.watch $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(DURATION),--duration $(DURATION)) \
 		$(if $(SCALE),--scale $(SCALE))
 
 bench-breakdown: .venv/.run ## Measure where the time of a deduction goes

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
@@ -61,6 +61,29 @@ def lone_calls(target: str, accounts: range, calls: int) -> Sample:
         return timed_one_by_one(requests, lambda request: deduct(request, timeout=_SECONDS))
 
 
+class Paced(NamedTuple):
+    """Deductions made at a given pace: of each its account, its revision, and when OK arrived, in time.monotonic()."""
+
+    acknowledged: list[tuple[str, int, float]]
+    seconds: float
+    cpu_seconds: float
+
+
+def paced_calls(target: str, accounts: range, calls: int, per_second: float) -> Paced:
+    """Deduct, so many per second however long each takes. Times compare with those of other processes here."""
+    return asyncio.run(_paced_calls(target, accounts, calls, per_second))
+
+
+def one_each(target: str, accounts: range) -> int:
+    """A deduction from each account, in batches; returns how many there were."""
+    with grpc.insecure_channel(target, _OPTIONS) as channel:
+        call: Any = channel.unary_unary(f"{_SERVICE}/BatchDeduct")
+        places = range(0, len(accounts), BATCH)
+        answers = [call(_batch(accounts[place : place + BATCH]), timeout=_SECONDS) for place in places]
+    _check_oks(answers, len(accounts))
+    return len(accounts)
+
+
 def timed_one_by_one(items: list[Any], call: Callable[[Any], object]) -> Sample:
     """Calls with each item in turn and takes the time of each."""
     spans = []
@@ -95,6 +118,32 @@ async def _batches(target: str, accounts: range, deductions: int) -> Sample:
         await channel.close()
     _check_oks(answers, sample.operations)
     return sample
+
+
+def _batch(accounts: range) -> bytes:
+    requests = [_deduction(range(number, number + 1)) for number in accounts]
+    return BatchDeductRequest(requests=requests).SerializeToString()
+
+
+async def _paced_calls(target: str, accounts: range, calls: int, per_second: float) -> Paced:
+    messages = [_deduction(accounts).SerializeToString() for _ in range(calls)]
+    answers: list[tuple[float, bytes]] = []
+    async with grpc.aio.insecure_channel(target, _OPTIONS) as channel:
+        deduct: Any = channel.unary_unary(f"{_SERVICE}/Deduct")
+        await channel.channel_ready()
+
+        async def call(message: bytes) -> None:
+            answer = await deduct(message, timeout=_SECONDS)
+            answers.append((time.monotonic(), answer))
+
+        begin, cpu = time.monotonic(), time.process_time()
+        async with asyncio.TaskGroup() as tasks:
+            for number, message in enumerate(messages):
+                await asyncio.sleep(begin + number / per_second - time.monotonic())
+                tasks.create_task(call(message))
+        seconds, cpu = time.monotonic() - begin, time.process_time() - cpu
+    entries = ((at, DeductResponse.FromString(answer).entry) for at, answer in answers)
+    return Paced([(entry.account_id, entry.revision, at) for at, entry in entries], seconds, cpu)
 
 
 async def _client_calls(

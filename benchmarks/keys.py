@@ -10,7 +10,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Key:
-    """``row`` ÷ the sum of ``against``, round by round. ``floor`` None: printed without judgement."""
+    """``row`` ÷ the sum of ``against``, round by round; the row's own value where that is empty.
+
+    ``floor`` None: printed without judgement.
+    """
 
     name: str
     meaning: str
@@ -97,7 +100,9 @@ def _judged(key: Key, rounds: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     }
     if not all(rounds.get(row) for row in key.rows):
         return {**said, "value": None, "min": None, "max": None, "ok": None}
-    below = zip(*(rounds[row] for row in key.against), strict=True)
-    ratios = [value / sum(parts) for value, parts in zip(rounds[key.row], below, strict=True)]
+    ratios = [
+        value / (sum(below) if below else 1)
+        for value, *below in zip(*(rounds[row] for row in key.rows), strict=True)
+    ]
     value = median(ratios)
     return {**said, "value": value, "min": min(ratios), "max": max(ratios), "ok": key.reached(value)}

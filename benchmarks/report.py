@@ -15,12 +15,24 @@ from .site import ROOT
 RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
 PAGE = DOCS / "performance.md"
+_PARTS = ("watch",)
 
 Results = dict[str, Any]
 
 
 def write(name: str, results: Results) -> Path:
-    """Writes results as JSON; returns where."""
+    """Writes results as JSON, beside the parts that others have written there; returns where."""
+    kept = {part: value for part, value in (read(name) or {}).items() if part in _PARTS}
+    return _write(name, {**results, **kept})
+
+
+def write_part(part: str, results: Results) -> Path:
+    """Writes results of another command into those of `make bench`, and leaves everything else there."""
+    assert part in _PARTS
+    return _write("latest", {**(read("latest") or {}), part: results})
+
+
+def _write(name: str, results: Results) -> Path:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
@@ -28,7 +40,9 @@ def write(name: str, results: Results) -> Path:
 
 
 def read(name: str) -> Results | None:
-    """The results of that name, if there are any."""
+    """The results of that name, if there are any; a part's are in those of `make bench`."""
+    if name in _PARTS:
+        return (read("latest") or {}).get(name)
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
@@ -38,7 +52,8 @@ def show(console: Console, results: Results) -> None:
     rows = Table("row", "median", "min to max", "generator", "server", "per commit", "audit")
     for name, row in results["rows"].items():
         rows.add_row(
-            name, figure(row["median"], row["unit"]), f"{figure(row['min'])} to {figure(row['max'])}",
+            f"{name}{_details(row)}", figure(row["median"], row["unit"]),
+            f"{figure(row['min'])} to {figure(row['max'])}",
             _cost(row["generator_cpu_us"]), _cost(row["server_cpu_us"]),
             f"{row['entries_per_commit']:.0f}" if row["entries_per_commit"] else "",
             f"mismatches={row['mismatches']}",
@@ -64,6 +79,7 @@ def updated(page: str) -> str:
     """The page with the figures of all results that are kept."""
     for name, section, lines in (
         ("latest", "bench", _bench_lines),
+        ("watch", "watch", _watch_lines),
         ("growth", "growth", _growth_lines),
         ("breakdown", "breakdown", _breakdown_lines),
     ):
@@ -113,29 +129,49 @@ def _bench_lines(results: Results) -> list[str]:
     ]
     for name, key in results["keys"].items():
         lines.append(f"| `{name}` | {key['meaning']} | {' | '.join(_key_cells(key))} |")
-    lines += ["", "| row | what | median | min to max | server's CPU per operation | deductions per commit |"]
+    return [*lines, *_row_lines(results)]
+
+
+def _row_lines(results: Results) -> list[str]:
+    lines = ["", "| row | what | median | min to max | server's CPU per operation | deductions per commit |"]
     lines += ["|---|---|---|---|---|---|"]
     for name, row in results["rows"].items():
         spread = f"{figure(row['min'])} to {figure(row['max'])}"
         per_commit = f"{row['entries_per_commit']:.0f}" if row["entries_per_commit"] else ""
         lines.append(
-            f"| `{name}` | {row['meaning']} | {figure(row['median'], row['unit'])} | {spread} "
+            f"| `{name}` | {row['meaning']}{_details(row)} | {figure(row['median'], row['unit'])} | {spread} "
             f"| {_cost(row['server_cpu_us'])} | {per_commit} |"
         )
     return [*lines, "", f"`creditledger-server verify` at the end of this run: `{results['verify']}`."]
+
+
+def _watch_lines(watch: Results) -> list[str]:
+    settings = watch["settings"]
+    command = f"make bench-watch ROUNDS={settings['rounds']} DURATION={settings['duration']:g}"
+    return [f"`{command}`, {watch['date']}: {machine_line(watch)}", *_key_lines(watch), *_row_lines(watch)]
+
+
+def _key_lines(results: Results) -> list[str]:
+    """The keys of a command whose keys have no aims."""
+    lines = ["", "| key | what | value | min to max | at least | |", "|---|---|---|---|---|---|"]
+    for name, key in results["keys"].items():
+        value, spread, floor, _aim, verdict = _key_cells(key)
+        lines.append(f"| `{name}` | {key['meaning']} | {value} | {spread} | {floor} | {verdict} |")
+    return lines
+
+
+def _details(row: dict[str, Any]) -> str:
+    """What a row tells beside its figure: medians of the rounds."""
+    told = row.get("details", {})  # results of before have none
+    return f" ({', '.join(f'{name} {figure(value)}' for name, value in told.items())})" if told else ""
 
 
 def _growth_lines(growth: Results) -> list[str]:
     lines = [
         f"`make bench-growth ROUNDS={growth['settings']['rounds']} SCALE={growth['settings']['scale']:g}`, "
         f"{growth['date']}: {machine_line(growth)}",
-        "",
-        "| key | what | value | min to max | at least | |",
-        "|---|---|---|---|---|---|",
+        *_key_lines(growth),
     ]
-    for name, key in growth["keys"].items():
-        value, spread, floor, _aim, verdict = _key_cells(key)
-        lines.append(f"| `{name}` | {key['meaning']} | {value} | {spread} | {floor} | {verdict} |")
     lines += ["", "| ledger | deductions per second | min to max |", "|---|---|---|"]
     for row in growth["rows"].values():
         spread = f"{figure(row['min'])} to {figure(row['max'])}"

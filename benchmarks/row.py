@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -21,7 +22,8 @@ class Row:
     """A kind of load. ``guess`` is roughly its operations per second: for the first, uncounted round.
 
     ``server`` is whom it loads, if that is a server; ``ledger`` the database that is audited behind each round;
-    ``writes`` whether its operations are deductions there; ``since`` leaves accounts with older entries out.
+    ``writes`` whether its operations are deductions there; ``since`` leaves accounts with older entries out;
+    ``around`` holds during each round, and what it takes to begin and to end counts for nothing.
     """
 
     name: str
@@ -33,7 +35,8 @@ class Row:
     writes: bool = False
     unit: str = "/s"
     since: str | None = None
-    rounds: list[dict[str, float]] = field(default_factory=list)
+    around: Callable[[], AbstractContextManager[None]] = nullcontext
+    rounds: list[dict[str, Any]] = field(default_factory=list)
     _rate: float = 0.0
 
     def warm_up(self, site: Site) -> None:
@@ -44,22 +47,28 @@ class Row:
 
     def measure(self, site: Site, seconds: float) -> None:
         """A round of about ``seconds``, with an audit of the ledger behind it."""
+        with self.around():
+            self._measure(site, seconds)
+
+    def _measure(self, site: Site, seconds: float) -> None:
         before = audit.totals(site, self.ledger)
         cpu = self._server_cpu()
         sample = self.load(max(int(self._rate * seconds), self.guess // 5))
         cpu = self._server_cpu() - cpu
         commits = audit.totals(site, self.ledger).commits - before.commits
-        written = sample.operations if self.writes else 0
+        written = sample.written if sample.written is not None else sample.operations if self.writes else 0
         self._rate = sample.rate
         self.rounds.append(
             {
-                "value": sample.rate if self.unit == "/s" else sample.p50_ms,
+                "value": sample.rate if self.unit == "/s" else sample.figure,
                 "operations": sample.operations,
                 "seconds": sample.seconds,
                 "generator_cpu_us": 1e6 * sample.cpu_seconds / sample.operations,
                 "server_cpu_us": 1e6 * cpu / sample.operations,
                 "entries_per_commit": written / commits if commits else sample.per_commit,
-                "mismatches": audit.mismatches(site, self.ledger, before, written, self.since),
+                "mismatches": sample.mismatches
+                + audit.mismatches(site, self.ledger, before, written, self.since),
+                "details": dict(sample.details),
             }
         )
 
@@ -83,6 +92,10 @@ class Row:
             "min": min(self.values),
             "max": max(self.values),
             **{cost: round(median(each[cost] for each in self.rounds), 1) for cost in costs},
+            "details": {
+                name: median(each["details"][name] for each in self.rounds)
+                for name in self.rounds[0]["details"]
+            },
             "mismatches": self.mismatches,
             "rounds": self.rounds,
         }

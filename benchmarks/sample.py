@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
 class Sample(NamedTuple):
     """One round: operations that were answered OK, in how many seconds, and the load generator's CPU seconds for them.
 
-    ``p50_ms`` is the median of single calls, where they were made one by one; ``per_commit`` how many operations were
-    in a transaction, where the load knows it.
+    ``figure`` is what the row tells where that is not the rate: of calls made one by one their median in milliseconds.
+    ``per_commit`` is how many operations were in a transaction, where the load knows it; ``written`` the deductions
+    made, where they are not the operations; ``mismatches`` what the load itself found wrong; ``details`` more to tell.
     """
 
     operations: int
     seconds: float
     cpu_seconds: float
-    p50_ms: float = 0.0
+    figure: float = 0.0
     per_commit: float = 0.0
+    written: int | None = None
+    mismatches: int = 0
+    details: Mapping[str, float] = {}
 
     @property
     def rate(self) -> float:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from benchmarks import report
+from benchmarks import report, watch
+from benchmarks.delivery import is_wrong
 from benchmarks.keys import KEYS, Key, judge
 from benchmarks.replay import read_transactions, uniform
 from benchmarks.site import BenchError
+from benchmarks.watch_rows import percentile
+from benchmarks.watchers import Delivered, Told
 
 HIGH = Key("high", "more is better", "ours", ("theirs",), 0.5, 1.0)
 LOW = Key("low", "less is better", "ours", ("theirs", "others"), 1.5, 1.0, lower_is_better=True)
@@ -40,6 +45,11 @@ def test_without_all_of_its_rows_a_figure_has_no_value() -> None:
     assert (told["value"], told["ok"]) == (None, None)
 
 
+def test_a_figure_without_a_rival_is_the_row_itself() -> None:
+    told = judge([Key("alone", "as it is", "ours", (), 3.0, lower_is_better=True)], {"ours": [1.0, 2.0, 9.0]})
+    assert (told["alone"]["value"], told["alone"]["max"], told["alone"]["ok"]) == (2.0, 9.0, True)
+
+
 def test_the_floors_are_those_of_the_project() -> None:
     assert {key.name: key.floor for key in KEYS if key.floor is not None} == {
         "unary_vs_echo": 0.55, "canperform_vs_echo": 0.70, "batch_vs_textbook": 6, "hot_vs_textbook": 15,
@@ -47,6 +57,60 @@ def test_the_floors_are_those_of_the_project() -> None:
         "idle_latency": 1.5, "unary_features_vs_echo": 0.55, "canperform_features_vs_echo": 0.70,
         "batch_features_vs_textbook": 6, "loaded_account": 3, "loaded_account_batch": 1 / 3,
     }  # fmt: skip
+
+
+def test_the_floors_of_watching_are_those_of_the_project() -> None:
+    assert {key.name: key.floor for key in watch.KEYS if key.floor is not None} == {
+        "watch_lag_p99_ms": 250, "watch_fanout": 0.5, "watch_cost": 0.8, "watch_kb_per_stream": 60,
+        "watch_streams": 5_000,
+    }  # fmt: skip
+
+
+TABLE = {4: b"four", 5: b"five", 6: b"six"}
+FOUR, FIVE, SIX = (Told(revision, revision, TABLE[revision], 0.0) for revision in TABLE)
+
+
+@pytest.mark.parametrize("told", [[FOUR, FIVE, SIX], [FOUR, Told(5, 6, b"", 0.0)]])
+def test_a_stream_that_tells_the_table_is_right(told: list[Told]) -> None:
+    assert not is_wrong(Delivered("a", 3, told, ""), TABLE)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        [], [FOUR, FIVE], [FIVE, SIX], [FOUR, SIX], [FOUR, FOUR, FIVE, SIX], [FOUR, SIX, FIVE],
+        [FOUR, FIVE, Told(6, 6, b"another", 0.0)], [FOUR, FIVE, SIX, Told(7, 7, b"seven", 0.0)],
+        [Told(4, 5, b"", 0.0)], [FOUR, Told(6, 6, b"", 0.0)],
+    ],
+)  # fmt: skip
+def test_gaps_repeats_disorder_and_other_entries_in_a_stream_are_wrong(told: list[Told]) -> None:
+    assert is_wrong(Delivered("a", 3, told, ""), TABLE)
+
+
+def test_a_stream_that_has_ended_is_wrong() -> None:
+    assert is_wrong(Delivered("a", 6, [], "UNAVAILABLE: gone"), {})
+    assert not is_wrong(Delivered("a", 6, [], ""), {})
+
+
+def test_a_percentile_is_one_of_the_values() -> None:
+    assert [percentile([5.0, 1.0, 3.0, 2.0], percent) for percent in (50, 75, 99, 100)] == [
+        2.0,
+        3.0,
+        5.0,
+        5.0,
+    ]
+    assert percentile([7.0], 99) == 7.0
+
+
+def test_results_of_another_command_stay_when_one_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    report.write("latest", {"keys": "old"})
+    report.write_part("watch", {"keys": "watched"})
+    report.write("latest", {"keys": "new"})
+    assert report.read("latest") == {"keys": "new", "watch": {"keys": "watched"}}
+    assert report.read("watch") == {"keys": "watched"}
 
 
 def test_transactions_are_read_from_the_log_with_their_parameters() -> None:
