@@ -278,8 +278,9 @@ def _denial_mistake(model: Account, call: Call) -> str:
     """A refusal names the first rule that denies, with the figures of that rule."""
     if call.outcome == "FIELD_INVALID":
         lots = sum(lot.left > 0 or lot.held > 0 for lot in model.lots.values())
-        full = call.kind == "grant" and lots >= MOST_LOTS
-        return "" if full else "every field is valid"
+        late = "" < call.content.get("expire", "") <= call.facts["decideTime"]
+        right = call.kind == "grant" and (late or lots >= MOST_LOTS)
+        return "" if right else "every field is valid"
     if call.kind in _ENDINGS:
         denials = _ENDINGS[call.kind](model, call)
         return "" if denials and denials[0][0] == call.outcome else f"it is denied by {denials or 'nothing'}"

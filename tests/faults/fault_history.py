@@ -29,6 +29,7 @@ REFUSALS = frozenset(
         "RESERVATION_EXPIRED",
         "RESERVATION_NOT_FOUND",
         "REFUND_EXCEEDS_COST",
+        "FIELD_INVALID",  # of a grant that has ended before it arrives, or finds too many
     }
 )
 """Answers by which the ledger decides against a call; each tells the revision at which it did."""

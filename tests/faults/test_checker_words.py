@@ -136,6 +136,15 @@ def test_wrong_refused_although_it_was_accepted_before() -> None:
     assert _found(story.check()) == {"wrong"}
 
 
+@pytest.mark.parametrize(("expire", "word"), [("2026-11-01T00:00:00.000000Z", set()), ("9", {"wrong"})])
+def test_wrong_a_grant_is_called_late_that_has_not_ended(expire: str, word: set[str]) -> None:
+    story = Story()
+    story.open()
+    told = {"revision": "1", "decideTime": story.time()}
+    story.say("grant", "g1", "FIELD_INVALID", {"amount": 1, "priority": 0, "expire": expire}, told)
+    assert _found(story.check()) == word
+
+
 def test_wrong_an_id_is_called_reused_that_nobody_used() -> None:
     story = Story()
     story.open()
