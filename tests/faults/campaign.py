@@ -7,30 +7,39 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
-from fault_list import FAULTS, Fault
+from fault_list import FAULTS
 from fault_run import Result, run_fault
+from watch_run import WATCH_FAULTS, run_watchers
+
+Run = Callable[[int], Result]
+"""Runs a fault with a seed."""
+
+RUNS: dict[str, Run] = {
+    **{fault.name: partial(run_fault, fault) for fault in FAULTS},
+    **{fault.name: partial(run_watchers, fault) for fault in WATCH_FAULTS},
+}
 
 
 def main() -> int:
     """Runs what the options ask for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("faults", nargs="*", metavar="FAULT", help=", ".join(fault.name for fault in FAULTS))
+    parser.add_argument("faults", nargs="*", metavar="FAULT", help=", ".join(RUNS))
     parser.add_argument(
         "--seed", type=int, help="of all random choices; drawn and printed unless it is given"
     )
     parser.add_argument("--minutes", type=float, help="cycle through the faults with new seeds for so long")
     options = parser.parse_args()
-    known = {fault.name: fault for fault in FAULTS}
-    chosen = [known[name] for name in options.faults] or FAULTS
+    chosen = options.faults or list(RUNS)
     seed = random.SystemRandom().randrange(1_000_000) if options.seed is None else options.seed
     begin = time.monotonic()
-    results = [_run(fault, each) for fault, each in _plan(chosen, seed, options.minutes)]
+    results = [_run(name, each) for name, each in _plan(chosen, seed, options.minutes)]
     return _summarise(results, seed, time.monotonic() - begin)
 
 
-def _plan(faults: list[Fault], seed: int, minutes: float | None) -> Iterator[tuple[Fault, int]]:
+def _plan(faults: list[str], seed: int, minutes: float | None) -> Iterator[tuple[str, int]]:
     """Each fault once with the seed, or in random order with seeds drawn from it until the time is over."""
     if minutes is None:
         yield from ((fault, seed) for fault in faults)
@@ -42,14 +51,12 @@ def _plan(faults: list[Fault], seed: int, minutes: float | None) -> Iterator[tup
                 yield fault, chance.randrange(1_000_000)
 
 
-def _run(fault: Fault, seed: int) -> Result:
+def _run(name: str, seed: int) -> Result:
     try:
-        result = run_fault(fault, seed)
+        result = RUNS[name](seed)
     except Exception as error:  # one broken run must not hide what the others tell
         words = " ".join(str(error).split())[:500]
-        result = Result(
-            f"RESULT test={fault.name} seed={seed} FAIL (the run broke: {error!r})", "FAIL", [words]
-        )
+        result = Result(f"RESULT test={name} seed={seed} FAIL (the run broke: {error!r})", "FAIL", [words])
     for detail in result.details:
         sys.stdout.write(f"  {detail}\n")
     sys.stdout.write(f"{result.line}\n")

@@ -177,6 +177,11 @@ class Caller:
         self._log.answered(call)
 
 
+def reason_of(error: grpc.aio.AioRpcError) -> str:
+    """The reason that an error gives, or its code."""
+    return _told(error)[0]
+
+
 def is_unknown(call: Call) -> bool:
     """Whether a call may have happened or not."""
     return call.mutates and call.outcome in UNKNOWN

@@ -2,7 +2,8 @@
 
 ``open``   opens the accounts and tells from where watchers can read everything that follows
 ``load``   makes calls at random as it is commanded: {"callers": 8}, {"rate": 100, "timeout": 1.0} or {"stop": true}
-``finish`` sends every call of unknown outcome again until it is answered, then reads everything by WatchUsage
+``finish`` sends every call of unknown outcome again until it is answered, then reads everything by WatchUsage from the
+           plan's cursors on
 """
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ class LoadPlan:
     """What one client process is to do; ``folder`` has the histories, ``name`` names its own.
 
     ``hot`` is the share of requests to the first account, ``resent`` that of calls of unknown outcome which are sent
-    again at once, ``without`` names what of the mix is left out. ``timeout`` is a range of seconds; the share ``hasty``
-    of the calls draws from ``hasty_timeout`` instead, the share ``cancelled`` is cancelled after up to
+    again at once, ``without`` names what of the mix is left out, ``batch`` is a range of sizes, ``credits`` is what
+    each account has at first; with ``operation`` there is no other. Who is to ``insist`` sends a batch
+    of unknown outcome to the other servers at once. ``timeout`` is a range of seconds; the share ``hasty`` of the calls
+    draws from ``hasty_timeout`` instead, the share ``cancelled`` is cancelled after up to
     ``cancel_within``. With ``client`` the product's own client makes the calls.
     """
 
@@ -49,6 +52,10 @@ class LoadPlan:
     hot: float = 0.4
     resent: float = 0.4
     without: list[str] = field(default_factory=list)
+    batch: tuple[int, int] = (2, 8)
+    credits: int = 100
+    operation: str = ""
+    insist: bool = False
     timeout: tuple[float, float] = (4.0, 4.0)
     hasty: float = 0.0
     hasty_timeout: tuple[float, float] = (0.001, 0.05)
@@ -147,10 +154,14 @@ class Load:
         return call
 
     async def _batch(self, options: dict[str, Any]) -> list[Call]:
-        requests = [self._draw("deduct") for _ in range(self._random.randint(2, 8))]
+        requests = [self._draw("deduct") for _ in range(self._random.randint(*self._plan.batch))]
         self._recent.extend(requests)
         items = [(each.account_id, each.request_id, each.content) for each in requests]
         calls = await self._caller.batch(items, **options)
+        while self._plan.insist and all(map(is_unknown, calls)):
+            await asyncio.sleep(0.05)
+            options = {**options, "target": (options["target"] + 1) % len(self._caller.sender.targets)}
+            calls = await self._caller.batch(items, **options)
         for request, call in zip(requests, calls, strict=True):
             self._note(request, call)
         return calls
@@ -192,6 +203,8 @@ class Load:
         if kind in NEEDS and not self._named[NEEDS[kind]]:
             kind = "deduct"  # nothing to name yet
         content = KINDS[kind].draw(self._random)
+        if self._plan.operation and "operation" in content:
+            content["operation"] = self._plan.operation
         if kind in NEEDS:
             account_id, revision = self._random.choice(self._named[NEEDS[kind]])
             content = {NEEDS[kind]: revision, **content}
@@ -206,11 +219,14 @@ async def _open(plan: LoadPlan) -> dict[str, Any]:
     """Opens the accounts; returns the cursors, of all accounts and of the named ones, and the revisions there."""
     sender = RawSender(plan.targets)
     caller = Caller(sender, Path(plan.folder, f"{plan.name}.jsonl"), plan.name)
-    for number, account_id in enumerate(plan.accounts):
+    amount = {"amount": plan.credits, "priority": 0, "reason": "welcome", "expire": ""}
+
+    async def open_one(number: int, account_id: str) -> None:
         level = {"level": "free" if number % 4 == 3 else "pro"}
         await caller.call("open", account_id, "open", level, timeout=20)
-        amount = {"amount": 100, "priority": 0, "reason": "welcome", "expire": ""}
         await caller.call("grant", account_id, "welcome", amount, timeout=20)
+
+    await asyncio.gather(*[open_one(*each) for each in enumerate(plan.accounts)])
     stub = CreditLedgerStub(sender.channels[0])
     revisions = dict.fromkeys(plan.accounts, 2)
     cursors = [await _cursor(stub, account_ids) for account_ids in ([], plan.accounts)]
@@ -248,7 +264,7 @@ async def _finish(plan: LoadPlan) -> dict[str, Any]:
         waiting += [("deduct", account_id, f"{plan.name}-last-{target}", use) for account_id in plan.accounts]
     unresolved = await _resolve(plan, caller, waiting)
     watched = []
-    for target, cursor in zip((0, len(plan.targets) - 1), plan.cursors, strict=True):
+    for target, cursor in zip((0, len(plan.targets) - 1), plan.cursors, strict=False):
         account_ids = plan.accounts if cursor == plan.cursors[-1] else []
         watched.append(await _watch(CreditLedgerStub(sender.channels[target]), account_ids, cursor))
     await sender.close()

@@ -80,17 +80,16 @@ def run_fault(fault: Fault, seed: int, seconds: float | None = None) -> Result:
                 report.add("wrong", f"{account_id} does not stand as its newest entry says")
         result = _judge(fault, site, seconds, calls, report, finished["unresolved"])
         if result.verdict == "FAIL":
-            result.details.append(f"the histories are kept in {_keep(site)}")
+            result.details.append(f"the histories are kept in {keep(site)}")
     return result
 
 
 def _judge(
     fault: Fault, site: Site, seconds: float, calls: Sequence[Call], report: Report, unresolved: int
 ) -> Result:
-    stats = _stats(calls)
+    stats = stats_of(calls)
     faults = len(site.events) or stats.left
-    recoveries = sorted(_recoveries(site.events, calls))
-    recover = recoveries[math.ceil(0.99 * len(recoveries)) - 1] if recoveries else 0.0
+    recover = p99(recoveries_of(site.events, calls))
     failures = [*site.failures, *_missed_floors(fault, stats, faults, seconds)]
     if recover > MOST_RECOVERY_SECONDS:
         failures.append(f"recovery takes more than {MOST_RECOVERY_SECONDS:.0f} s")
@@ -131,7 +130,13 @@ def _missed_floors(fault: Fault, stats: Stats, faults: int, seconds: float) -> l
     ]
 
 
-def _stats(calls: Sequence[Call]) -> Stats:
+def p99(values: Sequence[float]) -> float:
+    """The least value that 99 of 100 do not exceed; 0 of none."""
+    return sorted(values)[math.ceil(0.99 * len(values)) - 1] if values else 0.0
+
+
+def stats_of(calls: Sequence[Call]) -> Stats:
+    """What happened in these calls."""
     load = [call for call in calls if not call.resolving]
     executed = unexecuted = 0
     for request in _requests(calls).values():
@@ -174,7 +179,7 @@ def _came_true(calls: Sequence[Call]) -> bool | None:
     return None
 
 
-def _recoveries(events: Sequence[float], calls: Sequence[Call]) -> list[float]:
+def recoveries_of(events: Sequence[float], calls: Sequence[Call]) -> list[float]:
     """After each fault, the seconds until every server has again accepted a call that was sent after it."""
     by_target: dict[int, list[Call]] = defaultdict(list)
     for call in calls:
@@ -220,10 +225,10 @@ def _watched(finished: dict[str, Any]) -> list[Watched]:
     ]
 
 
-def _keep(site: Site) -> Path:
+def keep(site: Site) -> Path:
     """Copies the histories and the servers' logs to where they outlive the run."""
     kept = Path(tempfile.mkdtemp(prefix="faults-failed-"))
-    for file in [*site.histories(), *(site.folder / "pg").glob("*.log")]:
+    for file in [*site.histories(), *site.folder.glob("*.watch"), *(site.folder / "pg").glob("*.log")]:
         shutil.copy(file, kept)
     for number, server in enumerate(site.servers):
         (kept / f"server-{number}.log").write_text(server.log())

@@ -25,14 +25,13 @@ from fault_load import LoadPlan
 from fault_terms import Entry
 from ledger_harness import ServerProcess
 from own_postgres import OwnPostgres
-from protocol_cuts import AnswerCuts, CommitCuts, Cutter, Point
+from protocol_cuts import AnswerCuts, CommitCuts, CommitDelays, Cutter, Point
 from tcp_proxy import TcpProxy, Watch, dsn_through, postgres_address
 
 SERVERS = 2
 CLIENTS = 3
 CALLERS = 8
 """Calls at once, per client process."""
-ACCOUNTS = [f"account-{number:02}" for number in range(12)]
 
 _SECONDS = 120.0
 
@@ -43,6 +42,7 @@ class Layout:
 
     ``through`` puts a proxy between each server and Postgres, cutting at ``point`` if there is one; ``load`` are fields
     of the clients' plans, ``env`` settings of the servers. ``tmpfs`` is the size in MB of a file system for Postgres.
+    With ``delay``, COMMITs wait at the proxy for up to so many seconds.
     """
 
     through: bool = False
@@ -52,15 +52,17 @@ class Layout:
     env: dict[str, str] = field(default_factory=dict)
     load: dict[str, Any] = field(default_factory=dict)
     callers: int = CALLERS
+    accounts: int = 12
     tmpfs: int = 0
+    delay: float = 0.0
 
 
 class Client:
-    """A client process; see ``fault_load``."""
+    """A client process; see ``fault_load``, or another ``program``. ``plan`` is the plan of one, a dataclass."""
 
-    def __init__(self, plan: LoadPlan) -> None:
+    def __init__(self, plan: Any, program: str = "fault_load.py") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("fault_load.py"))],
+            [sys.executable, str(Path(__file__).with_name(program))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -104,6 +106,7 @@ class Site:
     def __init__(self, layout: Layout, seed: int) -> None:
         self.layout = layout
         self.seed = seed
+        self.accounts = [f"account-{number:02}" for number in range(layout.accounts)]
         self.random = random.Random(seed)
         self.events: list[float] = []
         self.away: list[Away] = []
@@ -131,8 +134,8 @@ class Site:
 
     def start_load(self) -> None:
         """Has the clients make calls."""
-        plans = [self._plan("load", f"c{n}", **self.layout.load) for n in range(CLIENTS)]
-        self.clients = [self._client(plan) for plan in plans]
+        plans = [self._plan("load", f"c{n}") for n in range(CLIENTS)]
+        self.clients = [self.client(plan) for plan in plans]
         for client in self.clients:
             client.await_ready()
         self.command({"callers": self.layout.callers})
@@ -148,10 +151,16 @@ class Site:
         for client in self.clients:
             client.result()
 
-    def finish(self) -> dict[str, Any]:
-        """Resolves what is unknown and reads by WatchUsage: see ``fault_load``."""
-        plan = self._plan("finish", "end", cursors=self._opened["cursors"])
-        return {**self._opened, **self._client(plan).result()}
+    def finish(self, watch: bool = True) -> dict[str, Any]:
+        """Resolves what is unknown and, to ``watch``, reads by WatchUsage: see ``fault_load``."""
+        plan = self._plan("finish", "end", cursors=self._opened["cursors"] if watch else [])
+        return {**self._opened, **self.client(plan).result()}
+
+    def client(self, plan: Any, program: str = "fault_load.py") -> Client:
+        """A client process, which ends with the site at the latest."""
+        client = Client(plan, program)
+        self._stack.callback(client.kill)
+        return client
 
     def histories(self) -> list[Path]:
         """The files of all clients."""
@@ -198,7 +207,7 @@ class Site:
                 self.proxies.append(self._stack.enter_context(proxy))
             self.start_server(number)
         self.targets = [f"127.0.0.1:{port}" for port in self._ports]
-        self._opened = self._client(self._plan("open", "open")).result()
+        self._opened = self.client(self._plan("open", "open")).result()
         if self.layout.answers:
             self._stand_between_clients_and_servers()
 
@@ -209,17 +218,14 @@ class Site:
             self.targets[number] = f"127.0.0.1:{proxy.port}"
 
     def _watch(self) -> Watch:
+        if self.layout.delay:
+            return CommitDelays(self.layout.delay)
         return CommitCuts(self.cutter, self.layout.point) if self.layout.point else Watch()
-
-    def _client(self, plan: LoadPlan) -> Client:
-        client = Client(plan)
-        self._stack.callback(client.kill)
-        return client
 
     def _plan(self, job: str, name: str, **fields: Any) -> LoadPlan:
         return LoadPlan(
-            job=job, name=name, folder=str(self.folder), targets=self.targets, accounts=ACCOUNTS,
-            seed=self.random.randrange(1 << 32), **fields,
+            job=job, name=name, folder=str(self.folder), targets=self.targets, accounts=self.accounts,
+            seed=self.random.randrange(1 << 32), **self.layout.load, **fields,
         )  # fmt: skip
 
     def _end_servers(self) -> None:

@@ -57,22 +57,60 @@ class Cutter:
         return time.monotonic() >= self._closed_until
 
 
-class CommitCuts(Watch):
+class _Commits:
     """Finds COMMIT in whatever way it is sent: as a query, or parsed, prepared, bound and executed."""
+
+    def __init__(self) -> None:
+        self._messages = _Messages(first_has_no_type=True)
+        self._statements: dict[bytes, bytes] = {}
+        self._portals: dict[bytes, bytes] = {}
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The kind of each message that commits."""
+        for kind, body, _raw in self._messages.feed(data):
+            if self._commits(kind, body):
+                yield kind
+
+    def _commits(self, kind: bytes, body: bytes) -> bool:
+        if kind == b"Q":
+            return _is_commit(body[:-1])
+        if kind == b"P":
+            name, query = body.split(b"\0")[:2]
+            self._statements[name] = query
+        elif kind == b"B":
+            portal, name = body.split(b"\0")[:2]
+            self._portals[portal] = self._statements.get(name, b"")
+        return kind == b"E" and _is_commit(self._portals.get(body.split(b"\0")[0], b""))
+
+
+class CommitDelays(Watch):
+    """Lets some COMMITs wait for up to so many seconds, others not, so that they overtake each other."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._commits = _Commits()
+
+    def upward(self, data: bytes) -> bytes:
+        """Looks for a COMMIT; whatever comes in one chunk with it waits with it."""
+        for _ in self._commits.feed(data):
+            time.sleep(random.choice((0.0, 0.0, 0.2, 1.0)) * random.uniform(0, self._seconds))
+        return data
+
+
+class CommitCuts(Watch):
+    """Cuts a connection off at a COMMIT."""
 
     def __init__(self, cutter: Cutter, point: Point) -> None:
         self._cutter = cutter
         self._point = point
-        self._up = _Messages(first_has_no_type=True)
+        self._commits = _Commits()
         self._down = _Messages(first_has_no_type=False)
-        self._statements: dict[bytes, bytes] = {}
-        self._portals: dict[bytes, bytes] = {}
         self._cut_at_answer = False
 
     def upward(self, data: bytes) -> bytes:
         """Looks for a COMMIT on its way to Postgres."""
-        for kind, body, _raw in self._up.feed(data):
-            if self._commits(kind, body) and self._cutter.cuts_now():
+        for kind in self._commits.feed(data):
+            if self._cutter.cuts_now():
                 if self._point is Point.BEFORE:
                     raise Cut
                 if self._point is Point.SENT:
@@ -89,17 +127,6 @@ class CommitCuts(Watch):
             if self._cut_at_answer and kind == b"C" and body.startswith(b"COMMIT\0"):
                 raise Cut(passed)
         return data
-
-    def _commits(self, kind: bytes, body: bytes) -> bool:
-        if kind == b"Q":
-            return _is_commit(body[:-1])
-        if kind == b"P":
-            name, query = body.split(b"\0")[:2]
-            self._statements[name] = query
-        elif kind == b"B":
-            portal, name = body.split(b"\0")[:2]
-            self._portals[portal] = self._statements.get(name, b"")
-        return kind == b"E" and _is_commit(self._portals.get(body.split(b"\0")[0], b""))
 
 
 class AnswerCuts(Watch):
