@@ -92,9 +92,10 @@ def figure(value: float | None, unit: str = "") -> str:
     """A number with about three digits that count."""
     if value is None:
         return ""
+    unit = " ms" if unit == "ms" else unit
     if value >= 100:
         return f"{value:,.0f}{unit}"
-    return f"{value:.2f}{' ' if unit == 'ms' else ''}{unit}" if value < 10 else f"{value:.1f}{unit}"
+    return f"{value:.2f}{unit}" if value < 10 else f"{value:.1f}{unit}"
 
 
 def machine_line(results: Results) -> str:
