@@ -71,7 +71,7 @@ KEYS = (
     ),
     Key(
         "batch_features_vs_plain_textbook", "with them ÷ the textbook transaction without",
-        "batch_features", ("textbook",), 6, 12,
+        "batch_features", ("textbook",),
     ),
     Key(
         "loaded_account", "p50 of a lone Deduct on an account with 100 grants and 1,000 reservations ÷ on others",
