@@ -84,9 +84,8 @@ async def tell(ledger: AsyncCreditLedgerClient, user: str, cursor: str | None) -
                         yield await event_of(ledger, user, message)
                 return  # The client was closed: this backend stops.
             except (CursorInvalid, CursorAhead, CursorExpired):
-                cursor = (
-                    None  # Of a ledger before a backup of it was restored, say: begin anew, with a snapshot.
-                )
+                # It is of a ledger before a backup of it was restored, say: begin anew, with a snapshot.
+                cursor = None
     except AccountNotFound:
         yield event("unopened", {})
     except CreditLedgerError as error:

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 from creditledger import CreditLedgerClient
-from example_programs import running
-from ledger_harness import ROOT, ServerProcess
-
-APP = ROOT / "examples/usage_tracker/app.py"
+from ledger_harness import ServerProcess
+from tracker_backend import running_backend
 
 
 @pytest.fixture
@@ -24,5 +22,5 @@ def ledger(server: ServerProcess) -> Iterator[CreditLedgerClient]:
 @pytest.fixture
 def url(server: ServerProcess, ledger: CreditLedgerClient) -> Iterator[str]:
     """Where the backend of the usage tracker is."""
-    with running(APP, "--ledger", server.target, "--port", "0") as read_line:
-        yield read_line().removeprefix("listening on ")
+    with running_backend(server.target) as address:
+        yield address

@@ -7,18 +7,16 @@ import random
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from creditledger import CreditLedgerClient
-from example_programs import running
 from ledger_clock import LedgerClock
-from ledger_harness import ROOT, ServerProcess, running_server
+from ledger_harness import ServerProcess, running_server
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from tracker_backend import running_backend
 
-APP = ROOT / "examples/usage_tracker/app.py"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SCREENSHOT = os.environ.get("TRACKER_SCREENSHOT")
 """Where to put the picture of docs/usage-tracker.png when it should be made anew."""
@@ -48,13 +46,6 @@ def page(browser: Browser) -> Iterator[Page]:
     yield page
     page.close()
     assert errors == []
-
-
-@contextmanager
-def backend(ledger: str, port: int = 0) -> Iterator[str]:
-    """The backend of the example; yields its address."""
-    with running(APP, "--ledger", ledger, "--port", str(port)) as read_line:
-        yield read_line().removeprefix("listening on ")
 
 
 def tracker(page: Page) -> Locator:
@@ -127,7 +118,7 @@ def test_page_survives_a_ledger_that_is_killed_and_started_again(page: Page, dsn
     with running_server(dsn) as first, CreditLedgerClient(first.target) as ledger:
         ledger.open_account("user-1", level="pro")
         ledger.grant_credits("user-1", 100)
-        with backend(first.target) as url:
+        with running_backend(first.target) as url:
             show(page, url)
             ledger.deduct("user-1", "chat_refinement")
             first.kill()
@@ -143,26 +134,25 @@ def test_page_survives_a_ledger_that_is_killed_and_started_again(page: Page, dsn
 def test_page_survives_a_backend_that_is_started_again(
     page: Page, server: ServerProcess, ledger: CreditLedgerClient
 ) -> None:
-    with backend(server.target) as url:
+    with running_backend(server.target) as url:
         show(page, url)
     await_state(page, "lost")
     expect(page.get_by_role("status")).to_contain_text("Connecting again … as of ")
     for _ in range(3):
         ledger.deduct("user-1", "chat_refinement")
-    with backend(server.target, port=int(url.rpartition(":")[2])):
+    with running_backend(server.target, port=int(url.rpartition(":")[2])):
         await_credits(page, "97")
         await_state(page, "live")
         assert recent(page) == [5, 4, 3, 2, 1]
         expect(page.locator("#spent")).to_have_text("3")
         assert page.evaluate("opened")
-        page.close()
 
 
 def test_page_tells_when_it_has_heard_nothing_for_long(page: Page, dsn: str) -> None:
     with running_server(dsn) as first, CreditLedgerClient(first.target) as ledger:
         ledger.open_account("user-1", level="pro")
         page.clock.install()
-        with backend(first.target) as url:
+        with running_backend(first.target) as url:
             show(page, url)
             first.kill()
             page.clock.fast_forward(45_000)
@@ -197,7 +187,7 @@ def test_page_of_a_working_day(page: Page, dsn: str, tmp_path: Path, scheme: str
     page.clock.set_fixed_time(now)
     with running_server(dsn) as server, CreditLedgerClient(server.target) as ledger:
         spent_today = live_through(ledger, clock, now)
-        with backend(server.target) as url:
+        with running_backend(server.target) as url:
             show(page, url)
             expect(page.locator("#spent")).to_have_text(str(spent_today))
             await_still(page)

@@ -8,12 +8,11 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from creditledger import AsyncCreditLedgerClient, CreditLedgerClient, Usage, WatchUsageResponse
+from creditledger import AsyncCreditLedgerClient, CreditLedgerClient, Usage
 from event_streams import changes, events, get_json
-from example_programs import load, running
-from ledger_harness import ROOT, ServerProcess, running_server
-
-APP = ROOT / "examples/usage_tracker/app.py"
+from example_programs import load
+from ledger_harness import ServerProcess, running_server
+from tracker_backend import APP, running_backend
 
 
 def test_stream_begins_with_the_account_as_it_is(url: str, ledger: CreditLedgerClient) -> None:
@@ -82,11 +81,12 @@ def test_cursor_resumes_at_another_process_of_the_backend(
         ledger.deduct("user-1", "chat_refinement")
         cursor = next(event.cursor for event in stream if event.name == "change")
     ledger.deduct("user-1", "chat_refinement")
-    with running(APP, "--ledger", server.target, "--port", "0") as read_line:
-        other = read_line().removeprefix("listening on ")
-        with events(other, user="user-1", cursor=cursor) as stream:
-            assert changes(stream, until=4) == [4]
-            assert next(stream).name == "alive"
+    with (
+        running_backend(server.target) as other,
+        events(other, user="user-1", cursor=cursor) as stream,
+    ):
+        assert changes(stream, until=4) == [4]
+        assert next(stream).name == "alive"
 
 
 def test_stream_goes_on_when_the_ledger_is_killed_and_started_again(dsn: str) -> None:
@@ -94,8 +94,8 @@ def test_stream_goes_on_when_the_ledger_is_killed_and_started_again(dsn: str) ->
         ledger.open_account("user-1", level="free")
         ledger.grant_credits("user-1", 10)
         with (
-            running(APP, "--ledger", first.target, "--port", "0") as read_line,
-            events(read_line().removeprefix("listening on "), user="user-1") as stream,
+            running_backend(first.target) as url,
+            events(url, user="user-1") as stream,
         ):
             next(stream)
             ledger.deduct("user-1", "chat_refinement")
@@ -128,8 +128,7 @@ def test_backend_that_stops_ends_its_streams(
     server: ServerProcess, ledger: CreditLedgerClient, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with ExitStack() as held:
-        with running(APP, "--ledger", server.target, "--port", "0") as read_line:
-            url = read_line().removeprefix("listening on ")
+        with running_backend(server.target) as url:
             stream = held.enter_context(events(url, user="user-1"))
             assert next(stream).name == "snapshot"
         assert [event.name for event in stream if event.name != "alive"] == []
@@ -139,13 +138,17 @@ def test_backend_that_stops_ends_its_streams(
 async def test_summary_is_told_as_the_account_stands_now(
     server: ServerProcess, ledger: CreditLedgerClient
 ) -> None:
-    ledger.deduct("user-1", "voice_creation")
-    message = WatchUsageResponse(cursor="c1")
-    message.summary.account_id = "user-1"
-    message.summary.to_revision = 2
-    async with AsyncCreditLedgerClient(server.target) as client:
-        text = await load(APP).event_of(client, "user-1", message)
-    assert text.startswith("id: c1\nevent: snapshot\n")
+    app = load(APP)
+    async with (
+        AsyncCreditLedgerClient(server.target) as client,
+        client.watch_usage("user-1", min_interval=timedelta(seconds=1)) as watch,
+    ):
+        await anext(watch)
+        ledger.deduct("user-1", "voice_creation")
+        summary = await anext(watch)
+        assert summary.HasField("summary")
+        text = await app.event_of(client, "user-1", summary)
+    assert text.startswith(f"id: {summary.cursor}\nevent: snapshot\n")
     assert '"revision": 3' in text and '"available": 95' in text
 
 

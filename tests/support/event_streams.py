@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
@@ -20,7 +21,8 @@ class Event(NamedTuple):
 
 @contextmanager
 def events(url: str, last_event_id: str | None = None, **query: str) -> Iterator[Iterator[Event]]:
-    """Reads /events of a backend until the end of the block; 20 s without an event fail."""
+    """Reads /events of a backend until the end of the block, which has 30 s; 20 s without an event fail."""
+    deadline = time.monotonic() + 30
     connection = HTTPConnection(urlsplit(url).netloc, timeout=20)
     headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
     connection.request("GET", f"/events?{urlencode(query)}", headers=headers)
@@ -28,7 +30,7 @@ def events(url: str, last_event_id: str | None = None, **query: str) -> Iterator
         answer = connection.getresponse()
         assert answer.status == 200
         assert answer.headers.get_content_type() == "text/event-stream"
-        yield _read(answer)
+        yield _read(answer, deadline)
     finally:
         connection.close()
 
@@ -56,9 +58,10 @@ def get_json(url: str, path: str, **query: str) -> tuple[int, Any]:
         connection.close()
 
 
-def _read(answer: HTTPResponse) -> Iterator[Event]:
+def _read(answer: HTTPResponse, deadline: float) -> Iterator[Event]:
     fields: dict[str, str] = {}
     for line in iter(answer.readline, b""):
+        assert time.monotonic() < deadline, "what was awaited did not come"
         name, _, value = line.decode().rstrip("\n").partition(": ")
         if name:
             fields[name] = value

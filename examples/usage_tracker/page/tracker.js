@@ -179,7 +179,8 @@ function drawLimits() {
 }
 
 function limitItem({ operation, period, limit, used, reset }) {
-  const past = reset && Date.parse(reset) <= Date.now(); // The ledger counts from 0 again, and tells so with the next use.
+  // The ledger has begun to count from 0 again, and tells so with the next use.
+  const past = reset && Date.parse(reset) <= Date.now();
   const uses = past ? 0 : used;
   const when = period === "lifetime" ? "in all" : `this ${period}`;
   const text = limit < 0 ? `${number(uses)} ${when}` : `${number(uses)} of ${number(limit)} ${when}`;
@@ -197,8 +198,9 @@ function limitItem({ operation, period, limit, used, reset }) {
 // What each operation has cost today.
 function sums() {
   const day = new Map();
-  for (const spent of hours.values())
-    for (const [operation, amount] of Object.entries(spent)) day.set(operation, (day.get(operation) ?? 0) + amount);
+  for (const [operation, amount] of [...hours.values()].flatMap(Object.entries)) {
+    day.set(operation, (day.get(operation) ?? 0) + amount);
+  }
   return new Map([...day].sort(([one], [other]) => (one < other ? -1 : 1)));
 }
 
@@ -212,7 +214,8 @@ function drawDay(day) {
   part("chart").replaceChildren(make("div", "top", credits(highest)), ...bars);
   const peak = starts[totals.indexOf(highest)];
   part("chart").ariaLabel = peak ? `Credits by hour; most at ${clock(peak)}: ${credits(highest)}` : "Nothing spent yet";
-  part("operations").replaceChildren(...[...day].map(([operation, amount]) => operationItem(operation, amount, colours)));
+  const items = [...day].map(([operation, amount]) => operationItem(operation, amount, colours.get(operation)));
+  part("operations").replaceChildren(...items);
 }
 
 function hourBar(start, sum, highest, colours) {
@@ -229,9 +232,9 @@ function hourBar(start, sum, highest, colours) {
   return bar;
 }
 
-function operationItem(operation, amount, colours) {
+function operationItem(operation, amount, colour) {
   const swatch = make("i", "swatch");
-  swatch.style.background = colours.get(operation);
+  swatch.style.background = colour;
   return make("li", "", swatch, name(operation), " ", make("b", "", credits(amount)));
 }
 
@@ -244,18 +247,16 @@ const KINDS = {
   adjusted: "Correction",
 };
 
-function recentItem(entry) {
-  const { kind, operation, cost, amount, time, failed } = entry;
-  const remarks = { reserved: "reserved", released: "released", reservation_expired: "released", refunded: "refund" };
-  const remark = failed ? "failed" : remarks[kind];
+const REMARKS = { reserved: "reserved", released: "released", reservation_expired: "released", refunded: "refund" };
+
+function recentItem({ revision, kind, operation, cost, amount, time, failed }) {
+  const what = make("span", "what", operation ? name(operation) : (KINDS[kind] ?? name(kind)));
+  const remark = failed ? "failed" : REMARKS[kind];
+  if (remark) what.append(make("span", "quiet", ` · ${remark}`));
   const moved = kind === "committed" ? -cost : amount; // Its credits had been reserved before.
-  const item = make("li");
-  item.dataset.revision = entry.revision;
-  item.append(
-    make("time", "", clock(time)),
-    make("span", "what", operation ? name(operation) : (KINDS[kind] ?? name(kind)), remark ? make("span", "quiet", ` · ${remark}`) : ""),
-    make("span", moved > 0 ? "gain" : "", moved ? credits(moved, "exceptZero") : "0"),
-  );
+  const how = make("span", moved > 0 ? "gain" : "", moved ? credits(moved, "exceptZero") : "0");
+  const item = make("li", "", make("time", "", clock(time)), what, how);
+  item.dataset.revision = revision;
   return item;
 }
 
