@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from creditledger.v1 import credit_ledger_pb2 as pb
 from creditledger_server.config import settings_table
 from ledger_calls import Ledger
 from ledger_harness import ROOT, ServerProcess, running_server
+from scraped import scrape
 from usage_histories import expected, random_uses, told_rows, write_history
 
 PAGE = "docs/operations.md"
@@ -40,6 +42,24 @@ def test_settings_are_those_of_the_server() -> None:
     rows = [_row(setting, meaning) for setting, meaning in settings_table()]
     table = "\n".join(["| Setting | Default | Meaning |", "|---|---|---|", *rows])
     assert table in (ROOT / PAGE).read_text(encoding="utf-8"), f"the table should be\n{table}"
+
+
+def test_metrics_are_those_of_the_server(dsn: str) -> None:
+    with running_server(dsn, "--metrics-listen", "127.0.0.1:0") as server:
+        meanings, types = _described(scrape(server).text)
+    rows = [f"| `{name}` | {types[name]} | {meaning} |" for name, meaning in meanings.items()]
+    table = "\n".join(["| Metric | Type | Meaning |", "|---|---|---|", *rows])
+    page = (ROOT / PAGE).read_text(encoding="utf-8")
+    assert table in page, f"the table should be\n{table}"
+    named = set(re.findall("creditledger_[a-z_]+[a-z]", page))
+    assert {re.sub("_(bucket|sum|count)$", "", name) for name in named} <= meanings.keys()
+
+
+def _described(text: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The meaning and the type of every metric."""
+    told = re.findall(r"^# (HELP|TYPE) (\S+) (.*)$", text, flags=re.MULTILINE)
+    meanings = {name: rest for what, name, rest in told if what == "HELP"}
+    return meanings, {name: rest for what, name, rest in told if what == "TYPE"}
 
 
 def test_server_serves_as_the_role_of_the_page(role_dsn: str) -> None:

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from creditledger.v1 import credit_ledger_pb2 as pb
 from creditledger.v1 import ledger_admin_pb2 as admin_pb
+from creditledger_server.domain.refusal import Reason
 from google.protobuf.duration_pb2 import Duration
 from ledger_calls import TIMEOUT, Ledger, code_of, deduction, path_of, serve_command, serving, unique
 from ledger_harness import ServerProcess
@@ -26,7 +27,7 @@ PATIENT = {
     "CREDITLEDGER_STATEMENT_TIMEOUT_MS": "60000",
     "CREDITLEDGER_LANES": "1",
 }
-LABELS = {"code", "le", "method", "outcome", "pool", "queue", "reason", "request"}
+LABELS = {"code", "le", "method", "outcome", "pool", "queue", "reason"}
 
 DEDUCT = "creditledger.v1.CreditLedger/Deduct"
 WATCH = "creditledger.v1.CreditLedger/WatchUsage"
@@ -71,6 +72,10 @@ def watch(ledger: Ledger, account: str, **fields: Any) -> Any:
 
 def watch_ends(server: ServerProcess) -> dict[tuple[str, ...], float]:
     return scrape(server).told("streams_ended_total", "method", "reason")
+
+
+def refusals(told: Scrape) -> dict[str, float]:
+    return {reason: count for (reason,), count in told.told("refusals_total", "reason").items() if count}
 
 
 # ── Where it is served ────────────────────────────────────────────────────────────────────────────────────────────
@@ -177,13 +182,32 @@ def test_calls_are_counted_by_method_code_and_reason(served: Served) -> None:
         (DEDUCT, "NOT_FOUND"): 1,
         (DEDUCT, "INVALID_ARGUMENT"): 1,
     }
-    assert told.told("rpc_refused_total", "method", "reason") == {
-        (DEDUCT, "INSUFFICIENT_CREDITS"): 1,
-        (DEDUCT, "ACCOUNT_NOT_FOUND"): 1,
-        (DEDUCT, "FIELD_INVALID"): 1,
-    }
+    assert refusals(told) == {"INSUFFICIENT_CREDITS": 1, "ACCOUNT_NOT_FOUND": 1, "FIELD_INVALID": 1}
     assert 0 < told.value("rpc_duration_seconds_sum", method=DEDUCT, code="OK") < took
     assert told.value("rpc_duration_seconds_bucket", method=DEDUCT, code="OK", le="+Inf") == 2
+
+
+def test_every_reason_is_told_before_it_is_given(served: Served) -> None:
+    server, _ = served
+
+    assert scrape(server).told("refusals_total", "reason") == {(reason,): 0 for reason in Reason}
+
+
+def test_refused_items_of_batches_and_streams_count_like_calls(served: Served) -> None:
+    server, ledger = served
+    account = ledger.open(credits_=1)
+    items = [deduction(account), deduction(account), deduction(unique("nobody")), deduction("")]
+    ledger.call(pb.BatchDeductRequest(requests=items))
+    ledger.call(pb.BatchDeductRequest(requests=[deduction("")]))
+    ledger.refusal(pb.BatchDeductRequest())
+    ledger.refusal(pb.WatchUsageRequest(cursor="none"))
+
+    assert refusals(scrape(server)) == {
+        "INSUFFICIENT_CREDITS": 1,
+        "ACCOUNT_NOT_FOUND": 1,
+        "FIELD_INVALID": 3,
+        "CURSOR_INVALID": 1,
+    }
 
 
 def test_a_call_whose_caller_leaves_is_cancelled(served: Served, dsn: str) -> None:
@@ -228,18 +252,20 @@ def test_deductions_are_counted_by_their_outcome_alone_and_in_batches(served: Se
         deduction(account, request_id="second"),
         deduction(account, request_id="third", quantity=100),
         deduction(account, "nothing"),
+        deduction(""),
     ]
     ledger.call(pb.BatchDeductRequest(requests=items))
-    ledger.call(pb.ReserveRequest(request_id="r", account_id=account, operation="chat_refinement"))
+    ledger.deduct(account, request_id="second")
+    ledger.refused_deduct(account, quantity=100)
+    ledger.call(pb.ReserveRequest(request_id="reserve", account_id=account, operation="chat_refinement"))
+    told = scrape(server).told("deductions_total", "outcome", "reason")
 
-    assert scrape(server).told("writes_total", "request", "outcome", "reason") == {
-        ("OpenAccount", "accepted", ""): 1,
-        ("GrantCredits", "accepted", ""): 1,
-        ("Deduct", "accepted", ""): 2,
-        ("Deduct", "replayed", ""): 1,
-        ("Deduct", "refused", "INSUFFICIENT_CREDITS"): 1,
-        ("Deduct", "refused", "OPERATION_UNKNOWN"): 1,
-        ("Reserve", "accepted", ""): 1,
+    assert {how: count for how, count in told.items() if count} == {
+        ("accepted", ""): 2,
+        ("replayed", ""): 2,
+        ("refused", "INSUFFICIENT_CREDITS"): 2,
+        ("refused", "OPERATION_UNKNOWN"): 1,
+        ("refused", "FIELD_INVALID"): 1,
     }
 
 

@@ -1,18 +1,18 @@
-"""What is counted, to the number: bounds belong to the bucket below them, and every outcome has its word."""
+"""What is counted, to the number: bounds belong to the bucket below them, and every answer has its place."""
 
 from __future__ import annotations
 
-import asyncio
 from bisect import bisect_left
 from typing import cast
 
 import pytest
-from creditledger_server.domain.commands import Deduct, Reserve, Settle
+from creditledger_server.domain.account import Account
 from creditledger_server.domain.decide import Accepted
-from creditledger_server.domain.entry import Entry
+from creditledger_server.domain.entry import Entry, EntryKind
 from creditledger_server.domain.refusal import Reason, Refused
-from creditledger_server.ledger.counts import SECONDS, SIZES, Distribution, WriteCounts
-from creditledger_server.ledger.lane import Call, Ticket
+from creditledger_server.ledger.counts import SECONDS, SIZES, Distribution
+from creditledger_server.rpc.counts import AnswerCounts
+from creditledger_server.watch.message import Message, Signal, Summary
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,25 +40,42 @@ def test_bounds_rise(bounds: tuple[float, ...]) -> None:
     assert [bisect_left(bounds, bound) for bound in bounds] == list(range(len(bounds)))
 
 
-async def test_outcomes_are_counted_by_request_and_end_and_those_of_time_are_not() -> None:
-    counts, entry = WriteCounts(), cast(Entry, None)
-    call: Call[object] = Call(9, 0, asyncio.get_running_loop().create_future())
-    deduct = Deduct("1", "ann", "voice")
-    reserve = Reserve("2", "ann", "voice")
+def test_deductions_are_counted_by_their_end() -> None:
+    counts, entry = AnswerCounts(), cast(Entry, None)
     short = Refused(Reason.INSUFFICIENT_CREDITS, "short")
-    round_: list[tuple[object, Accepted | Refused | None]] = [
-        (deduct, Accepted(entry, replayed=False)),
-        (deduct, Accepted(entry, replayed=False)),
-        (deduct, Accepted(entry, replayed=True)),
-        (deduct, short),
-        (reserve, short),
-        (Settle("ann"), None),
-    ]
-    counts.answered([Ticket(request, call, 0) for request, _ in round_], [outcome for _, outcome in round_])
-    assert counts.outcomes == {
-        (Deduct, False): 2,
-        (Deduct, True): 1,
-        (Deduct, Reason.INSUFFICIENT_CREDITS): 1,
-        (Reserve, Reason.INSUFFICIENT_CREDITS): 1,
+    first, again = Accepted(entry, replayed=False), Accepted(entry, replayed=True)
+    counts.deducted([first, short, first, again, Refused(Reason.FIELD_INVALID, "no"), short])
+    assert counts.deductions == {
+        False: 2,
+        True: 1,
+        Reason.INSUFFICIENT_CREDITS: 2,
+        Reason.FIELD_INVALID: 1,
     }
-    assert counts.sizes.total == 6
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_stream_lags_only_while_it_is_live(live: bool) -> None:
+    counts = AnswerCounts()
+    entry = posted()
+    assert counts.delivers(Message("cursor", entry), live) is live
+    assert sum(counts.lag.counts) == live
+    assert counts.delivers(Message("cursor", Signal.HEARTBEAT), live) is live
+    assert counts.delivers(Message("cursor", Signal.CAUGHT_UP), live)
+
+
+def test_an_entry_of_the_future_lags_not_at_all() -> None:
+    # The clocks of Postgres and the server need not agree.
+    counts = AnswerCounts()
+    counts.delivers(Message("cursor", posted()._replace(create_time=2**60)), live=True)
+    assert (counts.lag.counts[0], counts.lag.total) == (1, 0)
+
+
+def test_a_summary_counts_the_entries_that_it_tells() -> None:
+    counts = AnswerCounts()
+    counts.delivers(Message("cursor", Summary(3, 7, 70, posted())), live=True)
+    assert (counts.summarized, sum(counts.lag.counts)) == (7, 0)
+
+
+def posted() -> Entry:
+    """Some entry, of 1970."""
+    return Account("ann").post(EntryKind.OPENED, 0)

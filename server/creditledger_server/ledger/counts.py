@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any
-
-from ..domain.decide import Accepted
-from ..domain.refusal import Reason, Refused
-from .lane import Ticket
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Bounds for times: what a healthy server takes lies in the lower half."""
@@ -34,32 +28,10 @@ class Distribution:
 
 
 class WriteCounts:
-    """The rounds of writes, and what came of their requests; times in seconds.
-
-    ``outcomes`` counts by type of request and its end: the reason of a refusal, or whether what was accepted had been
-    before. What time does is none: nobody asked for it.
-    """
+    """The transactions of writes: how many requests each took; waiting, loading and committing in seconds."""
 
     def __init__(self) -> None:
         self.sizes = Distribution(SIZES)
         self.lock_waits = Distribution()
         self.loads = Distribution()
         self.commits = Distribution()
-        self.outcomes: Counter[tuple[type, Reason | bool]] = Counter()
-
-    def answered(
-        self, tickets: Sequence[Ticket[Any, Any]], outcomes: Sequence[Accepted | Refused | None]
-    ) -> None:
-        """Counts a round with its outcomes."""
-        self.sizes.add(len(tickets))
-        # Whatever is done here per outcome, every deduction pays for: so one comprehension and one update.
-        self.outcomes.update(
-            [
-                (
-                    ticket.request.__class__,
-                    outcome.reason if isinstance(outcome, Refused) else outcome.replayed,
-                )
-                for ticket, outcome in zip(tickets, outcomes, strict=True)
-                if outcome is not None
-            ]
-        )

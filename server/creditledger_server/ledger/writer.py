@@ -66,17 +66,13 @@ class Writer:
         except StorageUnavailable as error:
             refusal = refusal_of(error, "a round of writes")
             outcomes = [refusal for _ in tickets]
-        self._answer(tickets, outcomes)
+        for ticket, outcome in zip(tickets, outcomes, strict=True):
+            ticket.answer(outcome)
 
     async def close(self) -> None:
         """Closes the connection."""
         if self._conn is not None:
             await self._conn.close()
-
-    def _answer(self, tickets: Sequence[Write], outcomes: Sequence[Outcome]) -> None:
-        self._counts.answered(tickets, outcomes)
-        for ticket, outcome in zip(tickets, outcomes, strict=True):
-            ticket.answer(outcome)
 
     async def _serve_apart(self, tickets: Sequence[Write], error: Exception) -> None:
         """Serves what failed together in smaller rounds, so that what made it fail does so alone."""
@@ -84,7 +80,8 @@ class Writer:
         if len(parts) == 1:
             parts = [[ticket] for ticket in tickets] if isinstance(error, BatchRejected) else []
         if len(tickets) == 1 or not parts:
-            self._answer(tickets, [refusal_of(error, "a write") for _ in tickets])
+            for ticket in tickets:
+                ticket.answer(refusal_of(error, "a write"))
         else:
             for part in parts:
                 if waiting := _still_waited_for(part):
@@ -116,6 +113,7 @@ class Writer:
         loaded, book = await self._load(conn, [ticket.request for ticket in tickets])
         self._counts.loads.add(time.perf_counter() - start)
         self._counts.lock_waits.add(loaded.lock_wait / 1_000_000)
+        self._counts.sizes.add(len(tickets))
         try:
             outcomes = _decide_round(tickets, loaded, book)
         except Exception as error:  # a bug, or NotLoaded: what it has changed in memory must not be written

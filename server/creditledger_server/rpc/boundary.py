@@ -126,6 +126,7 @@ def _guard_stream(behavior: Behavior, method: str, counts: CallCounts) -> Behavi
         finally:
             counts.open[method] -= 1
             counts.ended[method, end] += 1
+        counts.refused[method, refusal.reason] += 1
         await _abort(context, refusal)
 
     return call

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterable
 
+from ..domain.decide import Accepted
 from ..domain.entry import Entry
-from ..domain.refusal import Reason
+from ..domain.refusal import Reason, Refused
 from ..ledger.counts import Distribution
 from ..watch.message import Message, Signal, Summary
 
@@ -15,9 +17,9 @@ LEFT = "CANCELLED"
 
 
 class CallCounts:
-    """Unary calls and streams by method. ``seconds`` is by method and status code, all else as its name says.
+    """Calls by method: ``seconds`` unary ones also by status code, ``refused`` those refused also by reason.
 
-    ``ended`` counts streams by method and how they ended: a reason, ``LEFT``, or OK.
+    ``open`` are streams; ``ended`` counts them also by how they ended: a reason, ``LEFT``, or OK.
     """
 
     def __init__(self) -> None:
@@ -34,12 +36,23 @@ class CallCounts:
         found.add(seconds)
 
 
-class WatchCounts:
-    """What WatchUsage delivers. ``lag`` is in seconds, ``summarized`` counts entries."""
+class AnswerCounts:
+    """What answers consist of.
+
+    ``deductions`` by the reason of a refusal, or whether what was accepted had been before; a single one that is
+    refused is a refused call, and not here. ``lag`` of watchers is in seconds, ``summarized`` counts entries.
+    """
 
     def __init__(self) -> None:
+        self.deductions: Counter[Reason | bool] = Counter()
         self.lag = Distribution()
         self.summarized = 0
+
+    def deducted(self, answers: Iterable[Accepted | Refused]) -> None:
+        """Counts deductions. Whatever is done here per answer, every deduction pays for."""
+        self.deductions.update(
+            [answer.reason if isinstance(answer, Refused) else answer.replayed for answer in answers]
+        )
 
     def delivers(self, message: Message, live: bool) -> bool:
         """Counts a message; ``live``: entries are told as they are written. Returns whether they are from now on."""

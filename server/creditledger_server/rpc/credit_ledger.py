@@ -19,7 +19,7 @@ from ..watch.message import Message, Signal, Summary
 from ..watch.stream import Watcher
 from . import convert, requests, usage_summary
 from .context import Context, accepted, deadline_of
-from .counts import WatchCounts
+from .counts import AnswerCounts
 from .paging import Pages, fitting
 from .status import item_status, reason_number
 from .validate import Fields
@@ -32,10 +32,10 @@ ENTRY_OVERHEAD = 800  # what an answer adds to its request, with four limits and
 
 
 class CreditLedgerService(CreditLedgerServicer):
-    """The data plane. Methods that are not here answer UNIMPLEMENTED. ``watched`` counts what streams deliver."""
+    """The data plane. Methods that are not here answer UNIMPLEMENTED. ``counts`` is of its answers."""
 
     def __init__(self, ledger: Ledger, watcher: Watcher, default_deadline: float) -> None:
-        self.watched = WatchCounts()
+        self.counts = AnswerCounts()
         self._ledger = ledger
         self._watcher = watcher
         self._pages = Pages(ledger.identity.cursor_key)
@@ -46,8 +46,10 @@ class CreditLedgerService(CreditLedgerServicer):
         return _can_perform(await self._ledger.check(check, deadline_of(context, self._default_deadline)))
 
     async def Deduct(self, request: pb.DeductRequest, context: Context) -> pb.DeductResponse:
+        answer = await self._write(requests.deduct(request), context)
+        self.counts.deductions[answer.replayed] += 1
         response = pb.DeductResponse()
-        _fill_deducted(response, await self._write(requests.deduct(request), context))
+        _fill_deducted(response, answer)
         return response
 
     async def BatchDeduct(self, request: pb.BatchDeductRequest, context: Context) -> pb.BatchDeductResponse:
@@ -57,15 +59,17 @@ class CreditLedgerService(CreditLedgerServicer):
         if request.ByteSize() + len(request.requests) * ENTRY_OVERHEAD > MAX_MESSAGE:
             raise _field_invalid("requests", "are too large together for one answer; send fewer at once")
         commands = [_command_or_refusal(item) for item in request.requests]
-        answers = iter(
+        decided = iter(
             await self._ledger.write(
                 [command for command in commands if not isinstance(command, Refused)],
                 deadline_of(context, self._default_deadline),
             )
         )
+        answers = [item if isinstance(item, Refused) else next(decided) for item in commands]
+        self.counts.deducted(answers)
         response = pb.BatchDeductResponse()
-        for item in commands:
-            _fill_result(response.results.add(), item if isinstance(item, Refused) else next(answers))
+        for answer in answers:
+            _fill_result(response.results.add(), answer)
         return response
 
     async def Reserve(self, request: pb.ReserveRequest, context: Context) -> pb.ReserveResponse:
@@ -194,7 +198,7 @@ class CreditLedgerService(CreditLedgerServicer):
         async for message in self._watcher.watch(
             request.account_ids, request.cursor, frozenset(map(int, request.kinds)), interval / 1_000_000
         ):
-            live = self.watched.delivers(message, live)
+            live = self.counts.delivers(message, live)
             if message.wire is None:
                 message.wire = _watch_message(message)
             yield message.wire

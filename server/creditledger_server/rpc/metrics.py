@@ -23,11 +23,13 @@ from ..ledger.counts import Distribution, WriteCounts
 from ..ledger.ledger import Ledger
 from ..ledger.start import StartupError
 from ..storage.connect import Database, PoolUsage
-from .counts import CallCounts, WatchCounts
+from .counts import AnswerCounts, CallCounts
 from .health import Health
 
 _PATIENCE = 5.0
 """Seconds that a scrape waits for the event loop."""
+
+_DEDUCT = "/creditledger.v1.CreditLedger/Deduct"
 
 Labels = tuple[str, ...]
 
@@ -37,7 +39,7 @@ class Sources(NamedTuple):
 
     ledger: Ledger
     calls: CallCounts
-    watched: WatchCounts
+    answers: AnswerCounts
     health: Health
     pools: Mapping[str, Database]
 
@@ -75,7 +77,8 @@ class _Metrics(Collector):
         sources = self._sources
         return [
             *_of_calls(sources.calls),
-            *_of_watching(sources.calls, sources.watched),
+            *_of_answers(sources.calls, sources.answers),
+            *_of_streams(sources.calls, sources.answers),
             *_of_writes(sources.ledger.counts),
             *_of_now(sources),
         ]
@@ -84,52 +87,61 @@ class _Metrics(Collector):
 def _of_calls(calls: CallCounts) -> Iterator[Metric]:
     yield _histogram(
         "creditledger_rpc_duration_seconds",
-        "Time from a unary call to its answer; CANCELLED: its caller left, or the deadline passed",
+        "Time of unary calls, by method and status code; CANCELLED: the caller left, or its deadline passed",
         ("method", "code"),
         {(_short(method), code): each for (method, code), each in calls.seconds.items()},
     )
+
+
+def _of_answers(calls: CallCounts, answers: AnswerCounts) -> Iterator[Metric]:
+    # With all reasons from the start: a query does not see the rise of what was not there before.
+    outcomes: dict[Labels, float] = {
+        ("refused", reason): answers.deductions[reason] + calls.refused[_DEDUCT, reason] for reason in Reason
+    }
+    outcomes["accepted", ""] = answers.deductions[False]
+    outcomes["replayed", ""] = answers.deductions[True]
     yield _counter(
-        "creditledger_rpc_refused",
-        "Unary calls that ended with an error, by its reason",
-        ("method", "reason"),
-        {(_short(method), reason): count for (method, reason), count in calls.refused.items()},
+        "creditledger_deductions",
+        "Deductions, alone and in batches, by outcome (accepted, replayed, refused) and the reason of a refusal",
+        ("outcome", "reason"),
+        outcomes,
+    )
+    refusals: dict[Labels, float] = {(reason,): answers.deductions[reason] for reason in Reason}
+    for (_, reason), count in calls.refused.items():
+        refusals[reason,] += count
+    yield _counter(
+        "creditledger_refusals", "Refused calls and items of batches, by reason", ("reason",), refusals
     )
 
 
-def _of_watching(calls: CallCounts, watched: WatchCounts) -> Iterator[Metric]:
+def _of_streams(calls: CallCounts, answers: AnswerCounts) -> Iterator[Metric]:
     yield _gauge(
         "creditledger_streams",
-        "Streams that are open",
+        "Open streams, by method",
         ("method",),
         {(_short(method),): count for method, count in calls.open.items()},
     )
     yield _counter(
         "creditledger_streams_ended",
-        "Streams that have ended, by reason; CANCELLED: the caller left",
+        "Ended streams, by method and reason; CANCELLED: the caller left",
         ("method", "reason"),
         {(_short(method), reason): count for (method, reason), count in calls.ended.items()},
     )
     yield _histogram(
         "creditledger_watch_lag_seconds",
-        "Time from an entry's create_time until WatchUsage handed it to a stream that was up to date",
+        "Time from an entry's create_time until it was handed to a stream that had caught up",
         (),
-        {(): watched.lag},
+        {(): answers.lag},
     )
     yield _counter(
         "creditledger_watch_coalesced",
-        "Entries that WatchUsage told in summaries instead of one by one",
+        "Entries that streams told in summaries instead of one by one",
         (),
-        {(): watched.summarized},
+        {(): answers.summarized},
     )
 
 
 def _of_writes(counts: WriteCounts) -> Iterator[Metric]:
-    yield _counter(
-        "creditledger_writes",
-        "Requests carried out or refused in rounds; outcome is accepted, replayed or refused, the last with a reason",
-        ("request", "outcome", "reason"),
-        {(kind.__name__, *_outcome(how)): count for (kind, how), count in counts.outcomes.items()},
-    )
     for name, meaning, values in (
         ("round_size", "Requests that one transaction took", counts.sizes),
         (
@@ -137,8 +149,8 @@ def _of_writes(counts: WriteCounts) -> Iterator[Metric]:
             "Time that a transaction waited for the locks of its accounts",
             counts.lock_waits,
         ),
-        ("load_seconds", "Time until a transaction had locked and read what it needs", counts.loads),
-        ("commit_seconds", "Time in which a transaction wrote and committed", counts.commits),
+        ("load_seconds", "Time that a transaction took to lock and read what it needs", counts.loads),
+        ("commit_seconds", "Time that a transaction took to write and commit", counts.commits),
     ):
         yield _histogram(f"creditledger_{name}", meaning, (), {(): values})
 
@@ -152,15 +164,15 @@ def _of_now(sources: Sources) -> Iterator[Metric]:
     )
     yield _gauge(
         "creditledger_queue_depth",
-        "Requests that wait for a round",
+        "Requests that wait for a round, by queue (writes, checks)",
         ("queue",),
         {(queue,): waiting for queue, waiting in sources.ledger.waiting().items()},
     )
     usage: dict[Labels, PoolUsage] = {(name,): pool.usage() for name, pool in sources.pools.items()}
     for name, meaning, place in (
-        ("size", "Connections of a pool", 0),
-        ("in_use", "Connections of a pool that are in use", 1),
-        ("waiting", "Callers that wait for a connection of a pool", 2),
+        ("size", "Connections, by pool (calls, streams)", 0),
+        ("in_use", "Connections in use, by pool", 1),
+        ("waiting", "Callers that wait for a connection, by pool", 2),
     ):
         values = {pool: each[place] for pool, each in usage.items()}
         yield _gauge(f"creditledger_pool_{name}", meaning, ("pool",), values)
@@ -168,12 +180,6 @@ def _of_now(sources: Sources) -> Iterator[Metric]:
 
 def _short(method: str) -> str:
     return method.removeprefix("/")
-
-
-def _outcome(how: Reason | bool) -> Labels:
-    if isinstance(how, Reason):
-        return "refused", how
-    return ("replayed" if how else "accepted"), ""
 
 
 def _gauge(name: str, meaning: str, labels: Labels, values: Mapping[Labels, float]) -> Metric:

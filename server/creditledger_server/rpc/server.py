@@ -176,7 +176,7 @@ def _metrics(
         return nullcontext()
     from .metrics import Sources, serving_metrics  # Here: prometheus-client takes 50 ms to load.
 
-    return serving_metrics(address, Sources(ledger, boundary.counts, service.watched, health, pools))
+    return serving_metrics(address, Sources(ledger, boundary.counts, service.counts, health, pools))
 
 
 def _relax_collector() -> None:
