@@ -108,7 +108,7 @@ MUTANTS = (
         "replay after the state checks",
         DECIDE,
         "if earlier := account.remembered.get(command.request_id):",
-        "if not _state_denials(account) and (earlier := account.remembered.get(command.request_id)):",
+        "if not state_denials(account) and (earlier := account.remembered.get(command.request_id)):",
         (f"{REQUEST_IDS}::test_a_replay_is_answered_on_frozen_and_closed_accounts",),
     ),
     Mutant(
