@@ -19,6 +19,8 @@ What those documents leave open, and the model has to assume:
 - A reservation that an extension would make older than 24 h is FIELD_INVALID, as is a grant that has already expired,
   a refund of what is neither deduction nor commit, and one grant too many (decision 2).
 - Pending grants are no part of GetBalance.grants. A balance before the account was opened is ACCOUNT_NOT_FOUND.
+- Where the ledger's clock has been set back, the time of an account is that of its newest entry until the clock has
+  caught up, for reads of it as well; the current catalog is the newest one. What a read settled is not undone.
 - SummarizeUsage adds up what DEDUCTED, COMMITTED and REFUNDED entries tell; others make no row. What a refund takes off
   is all of its amount, forfeited or not, as of ``spent``.
 - read_time of a balance of the past is the time as of which it is told: it is equal to what was answered then.
@@ -112,7 +114,8 @@ class Ledger:
         metadata = dict(refused.metadata)
         if method in RULES and refused.reason not in ("FIELD_INVALID", "ENTRY_NOT_FOUND"):
             account = self.accounts.get(request["account_id"])
-            metadata |= {"revision": account.revision if account else 0, "decideTime": now}
+            decided = account.now(now) if account else now
+            metadata |= {"revision": account.revision if account else 0, "decideTime": decided}
         return {
             "code": CODES[refused.reason],
             "reason": refused.reason,
@@ -128,6 +131,7 @@ class Ledger:
         if method in ("UpdateCatalog", "GetCatalog", "ListPackages", "ListAccounts"):
             return self._of_ledger(method, request, now)
         account = self._settled(request["account_id"], now)
+        now = account.now(now) if account else now
         if account is None and not self._opens(method, request):
             raise Refused("ACCOUNT_NOT_FOUND", accountId=request["account_id"])
         if method in RULES or method == "PurchasePackage":

@@ -109,7 +109,7 @@ class Account:
         self.level = level
         self.state = "ACTIVE"
         self.labels = labels
-        self.create_time = self.time = self.settled = time
+        self.create_time = self.time = time
         self.revision = 0
         self.balance = {"available": 0, "reserved": 0, "granted": 0, "spent": 0, "forfeited": 0}
         self.grants: dict[int, Grant] = {}
@@ -248,14 +248,21 @@ class Account:
     # Time
 
     def settle(self, catalogs: Catalogs, now: int, notes: Counter[str]) -> None:
-        """Everything that has fallen due, in order, each at its instant."""
+        """Everything that has fallen due, in order, each at its instant. Time never goes back within an account."""
+        notes["clock behind the account"] += now < self.time
+        now = self.now(now)
         times: Counter[int] = Counter()
-        while due := self._next_due(catalogs, now):
+        seen = self.time  # whoever wrote the newest entry saw every period that had begun by then
+        while due := self._next_due(catalogs, now, seen):
             self._pass(due, catalogs, notes)
+            seen = due.time if due.order == 3 else seen
             times[due.time] += 1
         notes["several due at one instant"] += sum(number > 1 for number in times.values())
         notes["due at once"] += len(times) > 1
-        self.settled = max(self.settled, now)
+
+    def now(self, told: int) -> int:
+        """The time for the account when the ledger's clock tells ``told``, which may have been set back."""
+        return max(told, self.time)
 
     def instants(self) -> list[int]:
         """When something of its grants or reservations falls due."""
@@ -275,18 +282,18 @@ class Account:
                 dues.append(Due(grant.effective_time, 2, grant.revision))
         return dues
 
-    def _next_due(self, catalogs: Catalogs, now: int) -> Due | None:
+    def _next_due(self, catalogs: Catalogs, now: int, seen: int) -> Due | None:
         dues = [due for due in self._dues() if due.time <= now]
         before = min(dues).time if dues else now
-        if (allowance := self._next_allowance(catalogs, before)) is not None:
+        if (allowance := self._next_allowance(catalogs, seen, before)) is not None:
             dues.append(Due(allowance, 3, 0))
         return min(dues, default=None)
 
-    def _next_allowance(self, catalogs: Catalogs, until: int) -> int | None:
-        """The next start of a period that brings an allowance, up to ``until``."""
+    def _next_allowance(self, catalogs: Catalogs, seen: int, until: int) -> int | None:
+        """The next start of a period that brings an allowance, later than ``seen`` and up to ``until``."""
         if self.state == "CLOSED":
             return None
-        midnight = (self.settled // DAY + 1) * DAY
+        midnight = (seen // DAY + 1) * DAY
         while midnight <= until:
             allowance = catalogs.at(midnight).allowance(self.level)
             if allowance and self._recurs(allowance["period"], midnight):
@@ -305,7 +312,6 @@ class Account:
         elif due.order == 2:
             self._begin(due, notes)
         else:
-            self.settled = due.time
             self.take_allowance(catalogs.at(due.time), due.time, notes)
 
     def _run_out(self, due: Due, catalog: Catalog, notes: Counter[str]) -> None:

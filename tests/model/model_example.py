@@ -146,6 +146,14 @@ class Example:
             self.now = time
             self.world.clock.set(time)
 
+    def fall_back(self, span: int) -> None:
+        """The ledger's clock is set back, after all that is due has been written, or who wrote what would be open."""
+        for name in sorted(self.model.accounts):
+            self.ask("GetBalance", {"account_id": name})
+        self.now = max(self.now - span, self.model.catalogs.versions[-1].create_time)
+        self.world.clock.set(self.now)
+        self.note("clock set back")
+
     def instants(self) -> list[int]:
         """Instants to come at which something may fall due, and the next starts of periods."""
         periods = (period_end(each, self.now) for each in ("DAY", "WEEK", "MONTH"))
@@ -165,9 +173,9 @@ class Example:
         """A time since the account was opened, often one at which something happened."""
         if self.chance(0.7):
             snapshot = self.draw.choice(account.snapshots)
-            return max(0, min(self.now, snapshot.time + self.draw.choice((-1, 0, 0, 1))))
+            return max(0, min(account.now(self.now), snapshot.time + self.draw.choice((-1, 0, 0, 1))))
         start = period_start("DAY", account.create_time)
-        return self.draw.randint(start, self.now)
+        return self.draw.randint(start, max(start, self.now))
 
     def new_catalog(self) -> None:
         """Another catalog, at an instant of its own: at one and the same, its order among others would be open."""

@@ -16,6 +16,8 @@ CASES: dict[str, int] = {
     "allowance LIFETIME": 20,
     "allowance MONTH": 50,
     "allowance WEEK": 50,
+    "clock behind the account": 500,
+    "clock set back": 300,
     "commit FAILED": 50,
     "commit equal": 100,
     "commit less": 100,

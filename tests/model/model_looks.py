@@ -39,7 +39,7 @@ def balance_then(on: Example) -> None:
         revision = on.draw.randint(1, account.revision + on.chance(0.1))
         on.ask("GetBalance", {**of, "at_revision": revision})
     else:
-        time = on.now + 1 if on.chance(0.05) else on.past(account)
+        time = account.now(on.now) + 1 if on.chance(0.05) else on.past(account)
         on.ask("GetBalance", {**of, "at_time": time})
 
 
@@ -121,7 +121,7 @@ def others(on: Example) -> None:
 
 
 WEIGHTS: dict[Rule, float] = {
-    rules.tick: 10, rules.to_due: 12, rules.hop: 3,
+    rules.tick: 10, rules.to_due: 12, rules.hop: 3, rules.fall_back: 1,
     rules.restart: 0.04, rules.sweep: 0.1, rules.open_account: 2, rules.update_level: 2, rules.update_state: 1.5,
     rules.grant: 8, rules.many_grants: 0.05, rules.purchase: 3, rules.adjust: 3, rules.void: 3,
     rules.deduct: 14, rules.batch: 3, rules.can_perform: 4,

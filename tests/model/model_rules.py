@@ -71,6 +71,11 @@ def hop(on: Example) -> None:
     on.go(on.now + on.draw.choice((HOUR, 5 * HOUR, DAY, DAY, 3 * DAY, 40 * DAY)) + on.draw.randint(-5, 5))
 
 
+def fall_back(on: Example) -> None:
+    """The clock goes wrong: back by a moment, over what has just happened, or over midnight."""
+    on.fall_back(on.draw.choice((1, SECOND, HOUR, DAY, on.now % DAY + 1)))
+
+
 def restart(on: Example) -> None:
     """Ends a server and starts it again, with or without a sweeper."""
     kill = on.chance(0.5)

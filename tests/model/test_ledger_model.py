@@ -339,6 +339,19 @@ def test_a_request_sent_again_is_answered_as_before_and_another_is_refused() -> 
     assert reason(told.ledger.call("Deduct", {**request, "quantity": 2}, told.now)) == "REQUEST_ID_REUSED"
 
 
+def test_time_stands_still_for_an_account_until_a_clock_that_was_set_back_has_caught_up() -> None:
+    told = Told({"credits": 20, "period": "DAY"})
+    told.now = MIDNIGHT
+    told("GetBalance")  # the allowances of two days
+
+    told.now = WEDNESDAY
+    charged = told("Deduct", operation="voice")
+    assert charged["entry"]["create_time"] == told("GetBalance")["read_time"] == MIDNIGHT
+    assert told.balance == (15, 0, 40, 5, 20)
+    told.now = MIDNIGHT
+    assert told.balance == (15, 0, 40, 5, 20)
+
+
 def test_usage_is_what_was_charged_less_what_was_refunded_where_it_was_refunded() -> None:
     told = Told()
     told.grant(30, expire_time=MIDNIGHT)

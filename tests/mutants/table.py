@@ -59,9 +59,13 @@ CREDIT_LEDGER = f"{SERVER}/rpc/credit_ledger.py"
 CLIENT_BATCHING = "client/creditledger/_batches.py"
 CLIENT_WATCH = "client/creditledger/_watch.py"
 CLIENT_FIELDS = "client/creditledger/_fields.py"
+CLIENT_BLOCK = "client/creditledger/_block.py"
+CLIENT_SYNC_BLOCK = "client/creditledger/_sync_block.py"
+CLIENT_ASYNC_BLOCK = "client/creditledger/_async_block.py"
 
 TIME_TESTS = "tests/unit/test_domain_time.py"
 INTERLEAVINGS = "tests/race/test_race_interleavings.py"
+BLOCK_TESTS = "tests/client/test_client_reservations"
 DECIDE_TESTS = "tests/unit/test_domain_decide.py"
 REQUEST_IDS = "tests/rpc/test_rpc_request_ids.py"
 LANE_TESTS = "tests/unit/test_lane.py"
@@ -270,6 +274,48 @@ MUTANTS = (
             "tests/client/test_client_batching.py"
             "::test_an_unavailable_item_is_sent_again_by_itself_with_the_same_id",
         ),
+    ),
+    Mutant(
+        "a block of the client commits work that raised",
+        CLIENT_SYNC_BLOCK,
+        "            self._release_after(error)\n",
+        "            self.commit()\n",
+        (f"{BLOCK_TESTS}.py::test_the_error_of_the_work_releases_and_goes_on",),
+    ),
+    Mutant(
+        "a block of the client releases though its commit may have happened",
+        CLIENT_BLOCK,
+        "            raise self._unanswered(error)\n",
+        "            self._unresolved = None\n            raise self._unanswered(error)\n",
+        (f"{BLOCK_TESTS}.py::test_work_that_fails_after_a_commit_without_an_answer_is_not_released",),
+    ),
+    Mutant(
+        "a block of the client sends an unanswered commit again under a new id",
+        CLIENT_BLOCK,
+        "        if self._unresolved is None:\n            self._unresolved = ",
+        "        if True:\n            self._unresolved = ",
+        (f"{BLOCK_TESTS}.py::test_a_commit_that_is_never_answered_is_not_released",),
+    ),
+    Mutant(
+        "a block of the client is not extended while the work lasts",
+        CLIENT_SYNC_BLOCK,
+        "        self._heartbeat.start()\n",
+        "",
+        (f"{BLOCK_TESTS}_heartbeat.py::test_it_is_extended_by_its_ttl_while_the_work_lasts",),
+    ),
+    Mutant(
+        "a block of the client whose task is cancelled twice does not release",
+        CLIENT_ASYNC_BLOCK,
+        "await _to_its_end(self._release_after(error), self._timeout)",
+        "await self._release_after(error)",
+        (f"{BLOCK_TESTS}_cancelled.py::test_a_task_cancelled_twice_has_released_when_it_ends",),
+    ),
+    Mutant(
+        "an allowance that does not come is due for ever",
+        SETTLE,
+        " and _takes_allowance(account, book, now)",
+        "",
+        (f"{TIME_TESTS}::test_nothing_stays_due_where_no_allowance_can_come",),
     ),
     Mutant(
         "the client resumes a watch where it began",

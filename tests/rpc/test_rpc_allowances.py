@@ -288,6 +288,24 @@ def test_a_catalog_that_comes_within_a_period_changes_nothing_before_the_next(ds
         assert story.verified() and other.verified()
 
 
+def test_catalogs_follow_each_other_also_when_the_clock_is_set_back_between_them(dsn: str) -> None:
+    with timed_ledger(dsn) as timed:
+        story = timed.story("pro")
+        for number, (time, amount) in enumerate([(MIDNIGHT + MINUTE, 7), (MIDNIGHT - MINUTE, 99)]):
+            catalog = timed_catalog()
+            catalog.levels[1].allowance.CopyFrom(
+                resources_pb2.Allowance(credits=amount, period=resources_pb2.PERIOD_DAY)
+            )
+            timed.clock.set(time)
+            timed.calls.call(admin_pb.UpdateCatalogRequest(request_id=f"catalog-{number}", catalog=catalog))
+
+        story.at(MIDNIGHT)
+        assert story.balance == (0, 0, 0, 0)  # as when the clock told that it was midnight before
+        story.at(MIDNIGHT + DAY)
+        assert story.balance == (99, 0, 0, 0)
+        assert story.verified()
+
+
 def bare_catalog() -> resources_pb2.Catalog:
     """The catalog without an allowance."""
     catalog = timed_catalog()

@@ -81,7 +81,8 @@ async def insert_catalog(
     """Adds a version."""
     await conn.execute(
         "INSERT INTO catalog (version, document, request_id, fingerprint, create_time)"
-        " VALUES (%s, %s, %s, %s, ledger_time())",
+        # Each follows the one before, also where the clock was set back between them.
+        " VALUES (%s, %s, %s, %s, greatest(ledger_time(), (SELECT max(create_time) FROM catalog)))",
         [version, json.dumps(document, ensure_ascii=False), request_id, fingerprint],
     )
 
