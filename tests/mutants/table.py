@@ -549,7 +549,8 @@ MUTANTS = (
         "        if run_out:\n            await load_run_out(conn, run_out, loaded.now)\n",
         "",
         (
-            "tests/race/test_race_reservations.py::test_each_of_2000_reservations_ends_once_by_commit_release_or_expiry",
+            "tests/rpc/test_rpc_reservation_ends.py"
+            "::test_it_runs_out_at_its_instant_and_not_a_microsecond_before",
         ),
     ),
 )
