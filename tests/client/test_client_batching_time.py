@@ -222,6 +222,7 @@ def test_many_threads_get_each_their_own_answer(server: FakeServer, accounts: Ac
     assert len(accounts.batches()) < 48 * 25 / 2
 
 
+@pytest.mark.usefixtures("patient")
 async def test_many_calls_are_spread_over_the_batches_that_may_go(
     server: FakeServer, accounts: Accounts
 ) -> None:
@@ -230,6 +231,7 @@ async def test_many_calls_are_spread_over_the_batches_that_may_go(
     assert sorted(len(batch) for batch in accounts.batches()) == [100, 101]
 
 
+@pytest.mark.usefixtures("patient")
 async def test_many_tasks_get_each_their_own_answer(server: FakeServer, accounts: Accounts) -> None:
     async with AsyncCreditLedgerClient(server.target, batching=True, timeout=TIMEOUT) as client:
         names = [f"user-{number}" for number in range(3_000)]
