@@ -35,7 +35,7 @@ install: .venv/.dev ## Install everything for development into .venv
 
 # Two processes, file by file, because most tests wait for a server; CI has two cores.
 test: .venv/.dev ## Run all tests; PYTEST_ADDOPTS adds options, as in: make test PYTEST_ADDOPTS='-k cli'
-	@$(BIN)/pytest --numprocesses 2 --dist loadfile
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Servers, clients and a Postgres of their own under every fault of docs/faults.md; SEED=7 repeats a run's choices.
 FAULTS := PYTHONPATH=tests/support $(BIN)/python tests/faults/campaign.py $(FAULT) $(if $(SEED),--seed $(SEED))
