@@ -87,6 +87,12 @@ class Client:
         self._process.stdin.write(json.dumps(what) + "\n")
         self._process.stdin.flush()
 
+    def ask(self, what: dict[str, Any]) -> Any:
+        """Sends a line, waits for one, and returns what it tells."""
+        self.command(what)
+        assert self._process.stdout is not None
+        return json.loads(self._process.stdout.readline())
+
     def result(self) -> Any:
         """Waits for its end; what it tells."""
         output, _ = self._process.communicate(timeout=_SECONDS)
@@ -134,7 +140,7 @@ class Site:
 
     def start_load(self) -> None:
         """Has the clients make calls."""
-        plans = [self._plan("load", f"c{n}") for n in range(CLIENTS)]
+        plans = [self.plan("load", f"c{n}") for n in range(CLIENTS)]
         self.clients = [self.client(plan) for plan in plans]
         for client in self.clients:
             client.await_ready()
@@ -153,7 +159,7 @@ class Site:
 
     def finish(self, watch: bool = True) -> dict[str, Any]:
         """Resolves what is unknown and, to ``watch``, reads by WatchUsage: see ``fault_load``."""
-        plan = self._plan("finish", "end", cursors=self._opened["cursors"] if watch else [])
+        plan = self.plan("finish", "end", cursors=self._opened["cursors"] if watch else [])
         return {**self._opened, **self.client(plan).result()}
 
     def client(self, plan: Any, program: str = "fault_load.py") -> Client:
@@ -207,7 +213,7 @@ class Site:
                 self.proxies.append(self._stack.enter_context(proxy))
             self.start_server(number)
         self.targets = [f"127.0.0.1:{port}" for port in self._ports]
-        self._opened = self.client(self._plan("open", "open")).result()
+        self._opened = self.client(self.plan("open", "open")).result()
         if self.layout.answers:
             self._stand_between_clients_and_servers()
 
@@ -222,7 +228,8 @@ class Site:
             return CommitDelays(self.layout.delay)
         return CommitCuts(self.cutter, self.layout.point) if self.layout.point else Watch()
 
-    def _plan(self, job: str, name: str, **fields: Any) -> LoadPlan:
+    def plan(self, job: str, name: str, **fields: Any) -> LoadPlan:
+        """The plan of a client process."""
         return LoadPlan(
             job=job, name=name, folder=str(self.folder), targets=self.targets, accounts=self.accounts,
             seed=self.random.randrange(1 << 32), **self.layout.load, **fields,

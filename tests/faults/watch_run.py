@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
@@ -17,7 +17,7 @@ from fault_history import OK, Call, read_history
 from fault_run import CALM_SECONDS, MOST_RECOVERY_SECONDS, Result, keep, p99, recoveries_of, stats_of
 from fault_site import SERVERS, Layout, Site
 from fault_terms import Entry
-from watch_notes import Notes, WatchReport, check_notes, read_notes
+from watch_notes import Notes, WatchReport, check_notes, kinds_by_account, read_notes
 from watch_readers import ReadersPlan, WatcherPlan
 
 PROCESSES = 2
@@ -174,9 +174,7 @@ def _look(
     starts: Mapping[str, int],
 ) -> _Seen:
     seen = _Seen()
-    table: dict[str, dict[int, str]] = defaultdict(dict)
-    for entry in entries:
-        table[entry.account_id][entry.revision] = entry.kind
+    table = kinds_by_account(entries)
     origins = {
         (call.account_id, call.revision): call.target
         for call in calls
