@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -189,10 +190,7 @@ class Site:
 
     def start_server(self, number: int) -> None:
         """Starts a server where it was before."""
-        dsn = dsn_through(self.proxies[number], self.dsn) if self.layout.through else self.dsn
-        env = {"CREDITLEDGER_HEARTBEAT_SECONDS": "0.3", **self.layout.env}
-        server = ServerProcess(dsn, "--listen", f"127.0.0.1:{self._ports[number]}", env=env)
-        self.servers[number : number + 1] = [server]
+        self.servers[number] = self._server(number)
 
     def over(self) -> None:
         """Notes that a fault is over as of now."""
@@ -206,12 +204,13 @@ class Site:
         self._stack.enter_context(self.postgres)
         schema.migrate(self.dsn)
         self._ports = [_free_port() for _ in range(SERVERS)]
-        self._stack.callback(self._end_servers)
-        for number in range(SERVERS):
-            if self.layout.through:
-                proxy = TcpProxy(postgres_address(self.dsn), self._watch, self.cutter.admits)
-                self.proxies.append(self._stack.enter_context(proxy))
-            self.start_server(number)
+        if self.layout.through:
+            proxies = [
+                TcpProxy(postgres_address(self.dsn), self._watch, self.cutter.admits) for _ in self._ports
+            ]
+            self.proxies += [self._stack.enter_context(proxy) for proxy in proxies]
+        with ThreadPoolExecutor(SERVERS) as pool:
+            self.servers = list(pool.map(self._server, range(SERVERS)))
         self.targets = [f"127.0.0.1:{port}" for port in self._ports]
         self._opened = self.client(self.plan("open", "open")).result()
         if self.layout.answers:
@@ -235,11 +234,18 @@ class Site:
             seed=self.random.randrange(1 << 32), **self.layout.load, **fields,
         )  # fmt: skip
 
-    def _end_servers(self) -> None:
-        for server in self.servers:
-            if server.process.poll() is None:
-                server.process.send_signal(signal.SIGCONT)
-                server.kill()
+    def _server(self, number: int) -> ServerProcess:
+        dsn = dsn_through(self.proxies[number], self.dsn) if self.layout.through else self.dsn
+        env = {"CREDITLEDGER_HEARTBEAT_SECONDS": "0.3", **self.layout.env}
+        server = ServerProcess(dsn, "--listen", f"127.0.0.1:{self._ports[number]}", env=env)
+        self._stack.callback(_end_server, server)
+        return server
+
+
+def _end_server(server: ServerProcess) -> None:
+    if server.process.poll() is None:
+        server.process.send_signal(signal.SIGCONT)
+        server.kill()
 
 
 def _free_port() -> int:

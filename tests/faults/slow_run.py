@@ -14,13 +14,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any
 
 import psutil
-from fault_checker import WORDS, check
+from fault_checker import check
 from fault_history import OK, REFUSALS, Call, read_history
 from fault_kinds import MIX
-from fault_run import CALM_SECONDS, Result, keep, p99, stats_of
+from fault_run import CALM_SECONDS, Result, keep, line_head, p99, stats_of
 from fault_site import CLIENTS, Client, Layout, Site
 from slow_streams import SlowPlan
 from watch_notes import WatchReport, check_notes, kinds_by_account, read_notes
@@ -209,14 +208,10 @@ def _judge(site: Site, calls: Sequence[Call], measured: _Measured, unresolved: i
     failures = measured.failures()
     if unresolved:
         failures.append(f"unresolved requests: {unresolved}")
-    found = Counter(told.counts)
-    verdict = "FAIL" if failures or found or not report.clean else "PASS"
-    for word in found.keys() & WORDS:
-        report.counts[word] += found[word]
+    verdict = "PASS" if report.clean and told.clean and not failures else "FAIL"
+    told.add_to(report)
     line = (
-        f"RESULT test=slow_readers seed={site.seed} ops={stats.ops} ok={stats.ok} refused={stats.refused}"
-        f" unknown={stats.unknown} unknown_executed={stats.unknown_executed} faults={HOT + EVERYTHING}"
-        f" {report.words()} repeats={found['repeats']} reordered={found['reordered']} summaries={summaries}"
+        f"{line_head('slow_readers', site.seed, stats, HOT + EVERYTHING, report)} {told.words()} summaries={summaries}"
         f" {measured.line()} recover_p99_ms=0 {verdict}"
     )
     if failures:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from fault_checker import WORDS, Report
 from fault_terms import Entry
 
 _EXAMPLES = 5
@@ -62,6 +63,21 @@ class WatchReport:
         if self.counts[word] < _EXAMPLES:
             self.examples.append(f"{word}: {what}")
         self.counts[word] += count
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing was found."""
+        return not self.counts
+
+    def words(self) -> str:
+        """The counts of the words that only watchers have."""
+        return f"repeats={self.counts['repeats']} reordered={self.counts['reordered']}"
+
+    def add_to(self, report: Report) -> None:
+        """Adds what was found to the words that all faults have."""
+        for word in WORDS:
+            if self.counts[word]:
+                report.counts[word] += self.counts[word]
 
 
 def read_notes(path: Path) -> Notes:
