@@ -12,6 +12,7 @@ from functools import partial
 
 from fault_list import FAULTS
 from fault_run import Result, run_fault
+from slow_run import run_slow_readers
 from watch_run import WATCH_FAULTS, run_watchers
 
 Run = Callable[[int], Result]
@@ -20,6 +21,7 @@ Run = Callable[[int], Result]
 RUNS: dict[str, Run] = {
     **{fault.name: partial(run_fault, fault) for fault in FAULTS},
     **{fault.name: partial(run_watchers, fault) for fault in WATCH_FAULTS},
+    "slow_readers": run_slow_readers,
 }
 
 

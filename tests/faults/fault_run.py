@@ -98,11 +98,8 @@ def _judge(
     if unresolved:
         failures.append(f"unresolved requests: {unresolved}")
     verdict = "PASS" if report.clean and not failures else "FAIL"
-    line = (
-        f"RESULT test={fault.name} seed={site.seed} ops={stats.ops} ok={stats.ok} refused={stats.refused}"
-        f" unknown={stats.unknown} unknown_executed={stats.unknown_executed} faults={faults} {report.words()}"
-        f" recover_p99_ms={recover * 1_000:.0f} {verdict}"
-    )
+    head = line_head(fault.name, site.seed, stats, faults, report)
+    line = f"{head} recover_p99_ms={recover * 1_000:.0f} {verdict}"
     if failures:
         line += f" ({'; '.join(failures)})"
     return Result(line, verdict, [*site.notes, *_away_notes(site, calls), *report.examples])
@@ -128,6 +125,14 @@ def _missed_floors(fault: Fault, stats: Stats, faults: int, seconds: float) -> l
         for name, (seen, floor) in least.items()
         if seen < math.floor(floor)
     ]
+
+
+def line_head(name: str, seed: int, stats: Stats, faults: int, report: Report) -> str:
+    """What the lines of all faults begin with."""
+    return (
+        f"RESULT test={name} seed={seed} ops={stats.ops} ok={stats.ok} refused={stats.refused}"
+        f" unknown={stats.unknown} unknown_executed={stats.unknown_executed} faults={faults} {report.words()}"
+    )
 
 
 def p99(values: Sequence[float]) -> float:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -87,6 +88,12 @@ class Client:
         self._process.stdin.write(json.dumps(what) + "\n")
         self._process.stdin.flush()
 
+    def ask(self, what: dict[str, Any]) -> Any:
+        """Sends a line, waits for one, and returns what it tells."""
+        self.command(what)
+        assert self._process.stdout is not None
+        return json.loads(self._process.stdout.readline())
+
     def result(self) -> Any:
         """Waits for its end; what it tells."""
         output, _ = self._process.communicate(timeout=_SECONDS)
@@ -134,7 +141,7 @@ class Site:
 
     def start_load(self) -> None:
         """Has the clients make calls."""
-        plans = [self._plan("load", f"c{n}") for n in range(CLIENTS)]
+        plans = [self.plan("load", f"c{n}") for n in range(CLIENTS)]
         self.clients = [self.client(plan) for plan in plans]
         for client in self.clients:
             client.await_ready()
@@ -153,7 +160,7 @@ class Site:
 
     def finish(self, watch: bool = True) -> dict[str, Any]:
         """Resolves what is unknown and, to ``watch``, reads by WatchUsage: see ``fault_load``."""
-        plan = self._plan("finish", "end", cursors=self._opened["cursors"] if watch else [])
+        plan = self.plan("finish", "end", cursors=self._opened["cursors"] if watch else [])
         return {**self._opened, **self.client(plan).result()}
 
     def client(self, plan: Any, program: str = "fault_load.py") -> Client:
@@ -183,10 +190,7 @@ class Site:
 
     def start_server(self, number: int) -> None:
         """Starts a server where it was before."""
-        dsn = dsn_through(self.proxies[number], self.dsn) if self.layout.through else self.dsn
-        env = {"CREDITLEDGER_HEARTBEAT_SECONDS": "0.3", **self.layout.env}
-        server = ServerProcess(dsn, "--listen", f"127.0.0.1:{self._ports[number]}", env=env)
-        self.servers[number : number + 1] = [server]
+        self.servers[number] = self._server(number)
 
     def over(self) -> None:
         """Notes that a fault is over as of now."""
@@ -200,14 +204,15 @@ class Site:
         self._stack.enter_context(self.postgres)
         schema.migrate(self.dsn)
         self._ports = [_free_port() for _ in range(SERVERS)]
-        self._stack.callback(self._end_servers)
-        for number in range(SERVERS):
-            if self.layout.through:
-                proxy = TcpProxy(postgres_address(self.dsn), self._watch, self.cutter.admits)
-                self.proxies.append(self._stack.enter_context(proxy))
-            self.start_server(number)
+        if self.layout.through:
+            proxies = [
+                TcpProxy(postgres_address(self.dsn), self._watch, self.cutter.admits) for _ in self._ports
+            ]
+            self.proxies += [self._stack.enter_context(proxy) for proxy in proxies]
+        with ThreadPoolExecutor(SERVERS) as pool:
+            self.servers = list(pool.map(self._server, range(SERVERS)))
         self.targets = [f"127.0.0.1:{port}" for port in self._ports]
-        self._opened = self.client(self._plan("open", "open")).result()
+        self._opened = self.client(self.plan("open", "open")).result()
         if self.layout.answers:
             self._stand_between_clients_and_servers()
 
@@ -222,17 +227,25 @@ class Site:
             return CommitDelays(self.layout.delay)
         return CommitCuts(self.cutter, self.layout.point) if self.layout.point else Watch()
 
-    def _plan(self, job: str, name: str, **fields: Any) -> LoadPlan:
+    def plan(self, job: str, name: str, **fields: Any) -> LoadPlan:
+        """The plan of a client process."""
         return LoadPlan(
             job=job, name=name, folder=str(self.folder), targets=self.targets, accounts=self.accounts,
             seed=self.random.randrange(1 << 32), **self.layout.load, **fields,
         )  # fmt: skip
 
-    def _end_servers(self) -> None:
-        for server in self.servers:
-            if server.process.poll() is None:
-                server.process.send_signal(signal.SIGCONT)
-                server.kill()
+    def _server(self, number: int) -> ServerProcess:
+        dsn = dsn_through(self.proxies[number], self.dsn) if self.layout.through else self.dsn
+        env = {"CREDITLEDGER_HEARTBEAT_SECONDS": "0.3", **self.layout.env}
+        server = ServerProcess(dsn, "--listen", f"127.0.0.1:{self._ports[number]}", env=env)
+        self._stack.callback(_end_server, server)
+        return server
+
+
+def _end_server(server: ServerProcess) -> None:
+    if server.process.poll() is None:
+        server.process.send_signal(signal.SIGCONT)
+        server.kill()
 
 
 def _free_port() -> int:

@@ -18,6 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from fault_checker import WORDS, Report
+from fault_terms import Entry
+
 _EXAMPLES = 5
 
 
@@ -60,6 +63,21 @@ class WatchReport:
         if self.counts[word] < _EXAMPLES:
             self.examples.append(f"{word}: {what}")
         self.counts[word] += count
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing was found."""
+        return not self.counts
+
+    def words(self) -> str:
+        """The counts of the words that only watchers have."""
+        return f"repeats={self.counts['repeats']} reordered={self.counts['reordered']}"
+
+    def add_to(self, report: Report) -> None:
+        """Adds what was found to the words that all faults have."""
+        for word in WORDS:
+            if self.counts[word]:
+                report.counts[word] += self.counts[word]
 
 
 def read_notes(path: Path) -> Notes:
@@ -118,17 +136,26 @@ class _Stream:
         self._notes.resumed += self._resumes and self._told > 0
 
 
+def kinds_by_account(entries: Iterable[Entry]) -> dict[str, dict[int, str]]:
+    """The kind of each entry by account and revision."""
+    table: dict[str, dict[int, str]] = defaultdict(dict)
+    for entry in entries:
+        table[entry.account_id][entry.revision] = entry.kind
+    return table
+
+
 def check_notes(
     notes: Notes,
     table: Mapping[str, Mapping[int, str]],
-    starts: Mapping[str, int],
+    starts: Mapping[str, int] | None,
     until: Mapping[str, int],
     report: WatchReport,
 ) -> None:
     """Holds a watcher against the kinds of all entries by account and revision.
 
     It has to have seen what comes after its snapshot, or after ``starts`` if it has none because it watches all, up
-    to ``until`` and to the last that it saw: all of it, once, and in order.
+    to ``until`` and to the last that it saw: all of it, once, and in order. ``starts`` None: from the first on that it
+    saw.
     """
     for mistake in notes.mistakes:
         report.add("wrong", f"{notes.name}: {mistake}")
@@ -138,8 +165,9 @@ def check_notes(
     for account_id in told_of.keys() | until.keys():
         kinds = table.get(account_id, {})
         seen = _check_order(f"{notes.name}: {account_id}", told_of[account_id], kinds, report)
-        # A stream of all accounts may begin a little before its first message came.
-        start = notes.starts.get(account_id, min([starts.get(account_id, 0), *(first - 1 for first in seen)]))
+        start = notes.starts.get(account_id, min(seen, default=1) - 1)
+        if starts is not None and account_id not in notes.starts:
+            start = min(start, starts.get(account_id, 0)) if seen else starts.get(account_id, 0)
         last = max([until.get(account_id, 0), *seen])
         if missing := [revision for revision in kinds if start < revision <= last and revision not in seen]:
             words = (
