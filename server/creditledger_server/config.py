@@ -71,6 +71,9 @@ class Settings(BaseSettings):
     database_url: Annotated[str, AfterValidator(_database_url)] | None = Field(
         None, repr=False, description="Postgres 15 or newer, as postgresql://…; not set: the embedded one"
     )
+    pooled: bool = Field(
+        False, description="Postgres is behind a pooler that hands out sessions per transaction"
+    )
     embedded: Path = Field(Path(".data"), description="folder of the embedded Postgres")
     listen: Annotated[str, AfterValidator(_address)] = Field(
         "127.0.0.1:50051", description="address to serve on; port 0 takes a free one"
@@ -120,7 +123,7 @@ class Settings(BaseSettings):
     listen_url: Annotated[str, AfterValidator(_database_url)] | None = Field(
         None,
         repr=False,
-        description="Postgres without a pooler between, to LISTEN; not set: the database URL",
+        description="Postgres without a pooler between, to LISTEN; not set: the database URL, if it is that",
     )
     commit_log_hours: int = Field(
         168, ge=1, le=100_000, description="for how long a cursor of all accounts can be resumed, at least"

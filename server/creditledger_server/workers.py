@@ -92,6 +92,7 @@ async def _prepare(settings: Settings, dsn: str, catalog: Catalog | None) -> Non
         pool_size=1,
         lock_timeout=settings.lock_timeout_ms,
         statement_timeout=settings.statement_timeout_ms,
+        pooled=settings.pooled,
     )
     try:
         with startup_errors():

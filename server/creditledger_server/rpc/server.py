@@ -87,6 +87,7 @@ def _database(settings: Settings, dsn: str) -> Database:
         pool_size=settings.pool_size,
         lock_timeout=settings.lock_timeout_ms,
         statement_timeout=settings.statement_timeout_ms,
+        pooled=settings.pooled,
     )
 
 
@@ -104,7 +105,8 @@ async def _serve_on(
     feed = Feed(
         stream_database.connection,
         poll_seconds=settings.watch_poll_ms / 1_000,
-        listen_url=(settings.listen_url or dsn) if settings.watch_hints else None,
+        hints=settings.watch_hints,
+        listen_url=settings.listen_url or (None if settings.pooled else dsn),
         keep_hours=settings.commit_log_hours,
     )
     ledger = Ledger(

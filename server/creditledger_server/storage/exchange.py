@@ -51,6 +51,7 @@ class Connection(AsyncConnection[Row]):
     each and an integer of that again takes a microsecond, several times per deduction.
     """
 
+    _prepares = True
     _known: frozenset[str] = frozenset()  # names of what is prepared
 
     def __init__(self, pgconn: PGconn, *args: Any, **kwargs: Any) -> None:
@@ -72,7 +73,7 @@ class Connection(AsyncConnection[Row]):
         return rows
 
     async def _exchange(self, statements: Sequence[Bound]) -> list[list[Row]]:
-        new = list(dict.fromkeys(each for each, _ in statements if each.name not in self._known))
+        new = self._unprepared(statements)
         async with self.lock:
             try:
                 self.pgconn.enter_pipeline_mode()
@@ -96,12 +97,20 @@ class Connection(AsyncConnection[Row]):
                 raise error
         return [self._rows(result) for result in results[len(new) :]]
 
+    def _unprepared(self, statements: Sequence[Bound]) -> list[Statement]:
+        if not self._prepares:
+            return []
+        return list(dict.fromkeys(each for each, _ in statements if each.name not in self._known))
+
     def _send(self, new: Sequence[Statement], statements: Sequence[Bound]) -> None:
         for statement in new:
             self.pgconn.send_prepare(statement.name.encode(), statement.sql.encode())
         for statement, parameters in statements:
             values = [None if value is None else str(value).encode() for value in parameters]
-            self.pgconn.send_query_prepared(statement.name.encode(), values, result_format=Format.BINARY)
+            if self._prepares:
+                self.pgconn.send_query_prepared(statement.name.encode(), values, result_format=Format.BINARY)
+            else:
+                self.pgconn.send_query_params(statement.sql.encode(), values, result_format=Format.BINARY)
         self.pgconn.pipeline_sync()
 
     async def _flush(self) -> None:
@@ -144,3 +153,9 @@ class Connection(AsyncConnection[Row]):
         transformer = Transformer(self)
         transformer.set_pgresult(result)
         return transformer.load_rows(0, result.ntuples, tuple)
+
+
+class UnpreparedConnection(Connection):
+    """One through a pooler that hands out sessions per transaction: the next may not know what this one prepared."""
+
+    _prepares = False

@@ -18,7 +18,7 @@ from .tailer import Tailer
 class Feed:
     """The hub and what tells it; ``run`` works until cancelled.
 
-    ``listen_url`` None: without hints, to others and from them. ``keep_hours`` is how long the commit log is kept.
+    ``hints`` are sent to others, and received where there is a ``listen_url``; ``keep_hours`` is for the commit log.
     """
 
     def __init__(
@@ -26,13 +26,14 @@ class Feed:
         connect: Callable[[], AbstractAsyncContextManager[Connection]],
         *,
         poll_seconds: float,
+        hints: bool,
         listen_url: str | None,
         keep_hours: int,
     ) -> None:
         self.connect = connect
         self.pages = Pages(connect)
         self._tailer = Tailer(connect, poll_seconds)
-        self._hints = None if listen_url is None else Hints(connect, listen_url)
+        self._hints = Hints(connect, listen_url) if hints else None
         self._retention = Retention(connect, keep_hours)
         self.hub = Hub(self.pages, self._tailer.hint)
 

@@ -28,11 +28,12 @@ RECONNECT = 2.0
 class Hints:
     """Sends hints through ``connect`` and receives those of others at ``listen_url``, until cancelled.
 
-    The latter has to lead to Postgres itself: a pooler that hands out connections per transaction cannot listen.
+    The latter has to lead to Postgres itself, for nobody listens through a pooler that hands out sessions per
+    transaction; None: polling has to do.
     """
 
     def __init__(
-        self, connect: Callable[[], AbstractAsyncContextManager[Connection]], listen_url: str
+        self, connect: Callable[[], AbstractAsyncContextManager[Connection]], listen_url: str | None
     ) -> None:
         self._connect = connect
         self._listen_url = listen_url
@@ -57,7 +58,7 @@ class Hints:
 
     async def receive(self, on_hint: Callable[[], None]) -> None:
         """Tells of the hints of others, for ever."""
-        while True:
+        while self._listen_url is not None:
             try:
                 async for sender in listen(self._listen_url):
                     if sender != self._sender:
