@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import socket
 import subprocess
@@ -40,20 +39,21 @@ def pooled(dsn: str) -> Iterator[str]:
     """The DSN of the same database through a pooler that runs as long as the block."""
     assert PGBOUNCER is not None
     with psycopg.connect(dsn) as conn:
-        info = conn.info
-        server = {"host": info.host, "port": info.port, "user": info.user}
+        server = {"host": conn.info.host, "port": str(conn.info.port), "user": conn.info.user}
+        database = conn.info.dbname
     listen = _free_port()
     with tempfile.TemporaryDirectory(prefix="pgbouncer-") as name:
         folder = Path(name)
         folder.chmod(0o777)
         config = folder / "pgbouncer.ini"
         config.write_text(_CONFIG.format(**server, listen=listen, sessions=SESSIONS, folder=folder))
-        # It refuses to run as root.
-        user = ["-u", pwd.getpwnam("nobody").pw_name] if os.geteuid() == 0 else []
+        # It refuses to run as root, and has to reach Postgres's socket.
+        owner = Path(server["host"]).owner() if server["host"].startswith("/") else "nobody"
+        user = ["-u", owner] if os.geteuid() == 0 else []
         with subprocess.Popen([PGBOUNCER, "-q", *user, str(config)]) as process:
             try:
                 _await_port(listen)
-                yield f"postgresql://{server['user']}@127.0.0.1:{listen}/{info.dbname}"
+                yield f"postgresql://{server['user']}@127.0.0.1:{listen}/{database}"
             finally:
                 process.terminate()
 
