@@ -40,4 +40,6 @@ def bad_fields(method: str, request: Plain) -> list[str]:
     effective, expires = request.get("effective_time"), request.get("expire_time")
     if effective is not None and expires is not None and expires <= effective:
         bad.add("expire_time")
+    if method == "SummarizeUsage" and request.get("end_time", 1 << 62) < request.get("start_time", 0):
+        bad.add("end_time")
     return sorted(bad)
