@@ -51,7 +51,7 @@ class AllStream:
         async with self._connect() as conn:
             positions = await read_positions(conn)
         seen = self._cursors.to_all(cursor) if cursor else AllSeen(AllPosition(positions.horizon))
-        if seen.reached.position > positions.next:
+        if max(seen.reached, seen.end).position > positions.next:
             raise ahead()
         if not cursor:
             # At once, so that a stream that breaks before its first entry can be resumed without a gap.
@@ -94,9 +94,11 @@ class AllStream:
         while True:
             subscription.check()
             summed, complete = await self._add_page(sums, summed)
-            # What an earlier stream was in the middle of is told first, so that the cursors between are exact.
-            at_once = len(sums) >= SUMMED or bool(seen.account_id and not summed.account_id)
-            if at_once or (complete and self._clock() >= next_time):
+            # What an earlier stream was in the middle of is told first and whole: so the cursors between are exact.
+            at_once = not summed.account_id and (len(sums) >= SUMMED or bool(seen.account_id))
+            # Told in parts, the rest of what was missed, and that it has caught up, would wait for the interval.
+            is_partial = live is not None and summed.reached < live
+            if at_once or (complete and not is_partial and self._clock() >= next_time):
                 for message in self._told(sums, seen, summed.reached):
                     next_time = self._clock() + self._interval
                     yield message
@@ -114,13 +116,17 @@ class AllStream:
             await self._wait(subscription, SETTLE if live else min(self._beat.left(), left))
 
     async def _add_page(self, sums: Sums, summed: AllSeen) -> tuple[AllSeen, bool]:
-        """Adds what follows; returns how far it has come, and whether there is no more for now."""
+        """Adds what follows; returns how far it has come, and whether there is no more for now.
+
+        Goes no further than the summaries that an earlier stream was in the middle of: beyond, all accounts are even.
+        """
         start = summed.reached.position
+        last = summed.end if summed.account_id else None
         count, end, complete = await self._pages.extent(start, self._generation)
         for index in range(count):
             item = await self._pages.item(start, index)
-            if summed.account_id and item.place > summed.end:
-                return AllSeen(summed.end), False
+            if last and item.place > last:
+                return AllSeen(last), False
             if not summed.has(item.place):
                 self._add(sums, item.entry)
                 summed = summed.moved_to(item.place)
