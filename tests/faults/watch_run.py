@@ -232,7 +232,7 @@ def _missed_floors(fault: WatchFault, share: float, faults: int, entries: int, s
         "faults": (faults, fault.faults * share),
         "streams": (seen.ends.total(), LEAST_STREAMS * fault.watchers * share),
         "resumed": (seen.resumed, fault.watchers * share),
-        "lags": (len(seen.lags), fault.entries * share / 2),
+        "lags": (len(seen.lags), fault.entries * share / 10),
     }
     return [
         f"floor of {name}: {count} < {floor:.0f}" for name, (count, floor) in least.items() if count < floor

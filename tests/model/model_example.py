@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 from typing import Any
@@ -178,8 +179,13 @@ class Example:
         return self.draw.randint(start, max(start, self.now))
 
     def new_catalog(self) -> None:
-        """Another catalog, at an instant of its own: at one and the same, its order among others would be open."""
-        self.go(self.now + 1)
+        """Another catalog, at an instant of its own.
+
+        At one and the same with another one their order would be open. At an instant at which something falls due
+        a sweeper may have written that already, as the earlier catalog has it.
+        """
+        instants = self.instants()
+        self.go(next(time for time in itertools.count(self.now + 1) if time not in instants))
         self.mutate("UpdateCatalog", catalog=some_catalog(self.draw))
         answer = self.model.catalogs.versions[-1].plain()
         self.world.catalogs[answer["version"]] = answer
