@@ -1,7 +1,8 @@
 """`make bench-breakdown`: where the time of a deduction goes. python -m benchmarks.breakdown
 
 In the server: CPU time by phase, from `benchmarks.traced`, beside the total of a server that is not traced. In
-Postgres: the time of each statement of a batch, from `benchmarks.replay`.
+Postgres: the time of each statement of a batch, from `benchmarks.replay`. On the machine: who has its cores, and who
+waits for one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,7 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from . import generators, ghz, machine, replay, report, seed
+from . import cores, generators, ghz, machine, replay, report, seed
 from .row import Load
 from .rows import apart
 from .site import Server, Site, run, serving, site, started
@@ -33,6 +35,11 @@ _SPREAD = "BatchDeduct, 10,000 accounts"
 _REST = "gRPC, event loop, interceptor"
 _TRACED = "all of it, traced"
 _PLAIN = "all of it, not traced"
+_TABLES = (
+    ("loads", "µs of the server's CPU per deduction", 1),
+    ("postgres", "µs per deduction", 1),
+    ("cores", "shares of one core", 2),
+)
 _PHASES = (PROTOBUF, *dict.fromkeys(phase for _, _, phase in PHASES))
 
 
@@ -46,11 +53,12 @@ def main() -> int:
             **_measured(place),
         }
     report.write("breakdown", results)
-    for title, unit in (("loads", "µs of the server's CPU per deduction"), ("postgres", "µs per deduction")):
-        table = Table(unit, *results[title])
-        for name in next(iter(results[title].values())):
-            table.add_row(name, *(f"{load[name]:.1f}" for load in results[title].values()))
-        console.print(table)
+    for title, unit, digits in _TABLES:
+        if results[title]:
+            table = Table(unit, *results[title])
+            for name in next(iter(results[title].values())):
+                table.add_row(name, *(f"{load[name]:.{digits}f}" for load in results[title].values()))
+            console.print(table)
     report.update_docs()
     return 0
 
@@ -68,10 +76,16 @@ def _measured(place: Site) -> dict[str, Any]:
             name: _phases(make(traced.target), make(plain.target), guess, _Counts(traced, counted), plain)
             for name, (guess, make) in _loads(place, load).items()
         }
+        shares = {
+            name: _shares(make(plain.target), guess, place, plain)
+            for name, (guess, make) in {**_loads(place, load), **_client_loads(load)}.items()
+            if cores.are_told()
+        }
         recorded = replay.record(place, "seeded", range(_ACCOUNTS), replay.DEDUCTIONS, load)
         replayed = asyncio.run(recorded)
         return {
             "loads": loads,
+            "cores": shares,
             "postgres": {_SPREAD: _medians([replayed.by_statement() for _ in range(_ROUNDS)])},
         }
 
@@ -84,6 +98,18 @@ def _loads(place: Site, load: Executor) -> dict[str, tuple[int, Callable[[str], 
         **(unary if ghz.available() else {}),
         _SPREAD: (12_000, lambda target: apart(load, generators.batches, target, many)),
         "BatchDeduct, one account": (16_000, lambda target: apart(load, generators.batches, target, one)),
+    }
+
+
+def _client_loads(load: Executor) -> dict[str, tuple[int, Callable[[str], Load]]]:
+    """The same for the asyncio client."""
+
+    def calls(target: str, **options: Any) -> Load:
+        return apart(load, partial(generators.client_calls, **options), target, range(_ACCOUNTS), 256)
+
+    return {
+        "client, 256 concurrent": (2_000, calls),
+        "client, 256 concurrent, batching": (8_000, partial(calls, batching=True)),
     }
 
 
@@ -121,6 +147,11 @@ def _phases(on_traced: Load, on_plain: Load, guess: int, counts: _Counts, plain:
         rest = {_REST: spent[_TRACED] - sum(phases.values())}
         rounds.append({**rest, **phases, _TRACED: spent[_TRACED], _PLAIN: 1e6 * cpu / operations})
     return _medians(rounds)
+
+
+def _shares(load: Load, guess: int, place: Site, server: Server) -> dict[str, float]:
+    load(guess // 2)
+    return _medians([cores.shares(load, int(guess * _SECONDS), place, server) for _ in range(_ROUNDS)])
 
 
 def _medians(rounds: list[dict[str, float]]) -> dict[str, float]:

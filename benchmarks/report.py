@@ -192,7 +192,22 @@ def _breakdown_lines(phases: Results) -> list[str]:
         lines.append(f"| {phase} | {cells} |")
     [(load, statements)] = phases["postgres"].items()
     lines += ["", f"| Postgres, {load} | µs per deduction |", "|---|---|"]
-    return lines + [f"| `{statement}` | {span:.1f} |" for statement, span in statements.items()]
+    lines += [f"| `{statement}` | {span:.1f} |" for statement, span in statements.items()]
+    return lines + _core_lines(phases.get("cores", {}))
+
+
+def _core_lines(loads: dict[str, dict[str, float]]) -> list[str]:
+    if not loads:
+        return []
+    return [
+        "",
+        f"| shares of one core | {' | '.join(loads)} |",
+        "|---|" + "---|" * len(loads),
+        *(
+            f"| {who} | {' | '.join(f'{load[who]:.2f}' for load in loads.values())} |"
+            for who in next(iter(loads.values()))
+        ),
+    ]
 
 
 def _cost(microseconds: float) -> str:

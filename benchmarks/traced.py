@@ -30,11 +30,11 @@ PHASES: Final = (
     ("ledger.lane", "LaneGroup.submit", "queue: lanes and tickets"),
     ("ledger.lane", "Lane.run", "queue: lanes and tickets"),
     ("ledger.writer", "Writer.serve", "queue: lanes and tickets"),
-    ("ledger.writer", "_wanted", "load: lock, accounts, request ids"),
+    ("ledger.writer", "wanted", "load: lock, accounts, request ids"),
     ("ledger.writer", "lock_and_load", "load: lock, accounts, request ids"),
     ("ledger.writer", "_decide_round", "decide: rules, entries, hashes"),
     ("ledger.writer", "write_and_commit", "write and commit: arrays, statements"),
-    ("watch.hub", "Hub.committed", "watchers"),
+    ("watch.feed", "Feed.committed", "watchers"),
 )
 """Where which phase is: module and function of the server. The rest of the process is gRPC and the event loop."""
 
@@ -97,11 +97,17 @@ def _wrapped(function: Callable[..., Any], phase: str) -> Callable[..., Any]:
 
 def _wrap_all() -> None:
     for module_name, path, phase in PHASES:
-        owner: Any = importlib.import_module(f"creditledger_server.{module_name}")
-        *parents, name = path.split(".")
-        for parent in parents:
-            owner = getattr(owner, parent)
+        owner, name = found(module_name, path)
         setattr(owner, name, _wrapped(getattr(owner, name), phase))
+
+
+def found(module_name: str, path: str) -> tuple[Any, str]:
+    """The module or class that has a function of the server, and its name there."""
+    owner: Any = importlib.import_module(f"creditledger_server.{module_name}")
+    *parents, name = path.split(".")
+    for parent in parents:
+        owner = getattr(owner, parent)
+    return owner, name
 
 
 def _wrap_protobuf() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report, watch
+from benchmarks import report, traced, watch
 from benchmarks.delivery import is_wrong
 from benchmarks.keys import KEYS, Key, judge
 from benchmarks.replay import read_transactions, uniform
@@ -125,6 +125,12 @@ def test_transactions_that_are_not_alike_are_not_replayed() -> None:
         uniform(read_transactions(LOG + longer))
     with pytest.raises(BenchError, match="no statements"):
         uniform(read_transactions(""))
+
+
+@pytest.mark.parametrize(("module", "path"), [(module, path) for module, path, _ in traced.PHASES])
+def test_what_the_breakdown_clocks_is_there(module: str, path: str) -> None:
+    owner, name = traced.found(module, path)
+    assert callable(getattr(owner, name))
 
 
 def test_the_page_tells_the_results_that_are_kept() -> None:
