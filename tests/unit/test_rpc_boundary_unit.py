@@ -29,6 +29,9 @@ class Call:
         self.message = ""
         self.trailers: dict[str, bytes] = {}
 
+    async def send_initial_metadata(self, _metadata: object) -> None:
+        assert not self.written
+
     async def write(self, message: str) -> None:
         self.written.append(message)
 

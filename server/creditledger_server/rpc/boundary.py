@@ -127,7 +127,8 @@ def _guard_stream(behavior: Behavior, method: str, counts: CallCounts) -> Behavi
             counts.open[method] -= 1
             counts.ended[method, end] += 1
         counts.refused[method, refusal.reason] += 1
-        await _abort(context, refusal)
+        with contextlib.suppress(InternalError):  # the caller leaves before it has read so far
+            await _abort(context, refusal)
 
     return call
 
@@ -174,9 +175,14 @@ async def _send_all(answer: Any, context: Context) -> None:
     task = asyncio.current_task()
     assert task is not None
     stall = _Stall(task)
+    begun = False
     try:
         async with contextlib.aclosing(answer):
             async for message in answer:
+                if not begun:
+                    # By themselves, for they never wait: while they do, with the first message, no end can be sent.
+                    await context.send_initial_metadata(())
+                    begun = True
                 with stall:
                     await context.write(message)
     except InternalError as error:
