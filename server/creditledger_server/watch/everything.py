@@ -12,7 +12,7 @@ from .cursor import AllPosition, AllSeen, Cursors, ahead
 from .feed import Feed
 from .hub import Subscription
 from .message import Message, Signal, Summary
-from .pages import Item
+from .pages import TAKEN, Item
 
 REST = 0.02
 """Seconds between two looks at the commit log at least."""
@@ -69,12 +69,12 @@ class AllStream:
             subscription.check()
             start = seen.reached.position
             count, end, complete = await self._pages.extent(start, self._generation)
-            for index in range(count):
-                item = await self._pages.item(start, index)
-                if not seen.has(item.place):
-                    seen = seen.moved_to(item.place)
-                    if self._tells_of(item.entry):
-                        yield self._entry_message(seen, item)
+            for index in range(0, count, TAKEN):
+                for item in await self._pages.items(start, index):
+                    if not seen.has(item.place):
+                        seen = seen.moved_to(item.place)
+                        if self._tells_of(item.entry):
+                            yield self._entry_message(seen, item)
             seen = seen.moved_to(max(seen.reached, end))
             if not complete:
                 continue
@@ -123,13 +123,13 @@ class AllStream:
         start = summed.reached.position
         last = summed.end if summed.account_id else None
         count, end, complete = await self._pages.extent(start, self._generation)
-        for index in range(count):
-            item = await self._pages.item(start, index)
-            if last and item.place > last:
-                return AllSeen(last), False
-            if not summed.has(item.place):
-                self._add(sums, item.entry)
-                summed = summed.moved_to(item.place)
+        for index in range(0, count, TAKEN):
+            for item in await self._pages.items(start, index):
+                if last and item.place > last:
+                    return AllSeen(last), False
+                if not summed.has(item.place):
+                    self._add(sums, item.entry)
+                    summed = summed.moved_to(item.place)
         return summed.moved_to(max(summed.reached, end)), complete
 
     def _add(self, sums: Sums, entry: Entry) -> None:

@@ -20,6 +20,9 @@ COMMITS = 16
 KEPT = 8
 """How many pages are held in memory, however many streams there are and however slowly their readers read."""
 
+TAKEN = 100
+"""How many items a stream takes at once: bounds what it holds in memory while its reader does not read."""
+
 
 class Item:
     """An entry and its place. ``shared``: its message to the streams that tell it with the same cursor."""
@@ -78,9 +81,9 @@ class Pages:
         page = await self._page(position, generation)
         return page.extent._replace(complete=page.extent.complete and page.generation >= generation)
 
-    async def item(self, position: int, index: int) -> Item:
-        """An item of that page: asked for one by one, so that no stream holds a page while it sends."""
-        return (await self._page(position, 0)).items[index]
+    async def items(self, position: int, index: int) -> list[Item]:
+        """The next items of that page: some at a time, so that no stream holds a page while it sends."""
+        return (await self._page(position, 0)).items[index : index + TAKEN]
 
     async def _page(self, position: int, generation: int) -> _Page:
         page = self._kept(position, generation)
