@@ -17,6 +17,10 @@ logger = logging.getLogger(__name__)
 REST = 0.01
 """Seconds between two looks at least, however many hints come."""
 
+SETTLE = 0.1
+"""Seconds to the next look at most after one that found something: it may lie above the horizon still, and whatever
+holds that back sends no hint when it ends."""
+
 TRANSACTIONS = 500
 """How many transactions are looked at in one go. If there are more, all watched accounts are looked at instead."""
 
@@ -37,6 +41,7 @@ class Tailer:
         self._poll_seconds = poll_seconds
         self._hint = asyncio.Event()
         self._position: int | None = None  # up to which everything was looked at; None: nothing was
+        self._found = False  # whether the last look found something
 
     def hint(self) -> None:
         """Says that a look is worth while now."""
@@ -68,6 +73,7 @@ class Tailer:
                 changed = [Range(account_id, last, last) for account_id, last in revisions.items()]
             await self._tell(conn, hub, changed)
         self._position = horizon
+        self._found = bool(changed)
         if changed or first:
             hub.wake_watchers_of_all()
 
@@ -85,7 +91,9 @@ class Tailer:
     async def _rest(self) -> None:
         await asyncio.sleep(REST)
         try:
-            async with asyncio.timeout(self._poll_seconds):
+            async with asyncio.timeout(
+                min(self._poll_seconds, SETTLE) if self._found else self._poll_seconds
+            ):
                 await self._hint.wait()
         except TimeoutError:
             pass
