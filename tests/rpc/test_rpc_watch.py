@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
@@ -18,7 +18,6 @@ from creditledger.v1 import resources_pb2
 from creditledger_server.watch.cursor import AllPosition, AllSeen, Cursors
 from ledger_calls import (
     FAILED,
-    TIMEOUT,
     Ledger,
     alterations,
     deduction,
@@ -29,68 +28,15 @@ from ledger_calls import (
 )
 from ledger_harness import Postgres, with_database
 from ledger_load import await_true, rows
+from watch_streams import OFTEN, Watch, connections, entry_of, event_of
 
-HEARTBEAT = {"CREDITLEDGER_HEARTBEAT_SECONDS": "0.2"}
 GRANTED, DEDUCTED = resources_pb2.ENTRY_KIND_GRANTED, resources_pb2.ENTRY_KIND_DEDUCTED
-
-
-class Watch:
-    """A stream of one watcher."""
-
-    def __init__(self, ledger: Ledger, *account_ids: str, cursor: str = "", kinds: Any = ()) -> None:
-        request = pb.WatchUsageRequest(account_ids=account_ids, cursor=cursor, kinds=kinds)
-        self.stream = ledger.call(request, timeout=TIMEOUT)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.stream.cancel()
-
-    def heartbeat(self) -> pb.WatchUsageResponse:
-        """The next message, if it is a heartbeat."""
-        message: pb.WatchUsageResponse = next(self.stream)
-        assert message.WhichOneof("event") == "heartbeat", message
-        return message
-
-    def next(self) -> pb.WatchUsageResponse:
-        """The next message that is no heartbeat."""
-        message: pb.WatchUsageResponse = next(self.stream)
-        while message.WhichOneof("event") == "heartbeat":
-            message = next(self.stream)
-        return message
-
-    def take(self, count: int) -> list[pb.WatchUsageResponse]:
-        """The next messages that are no heartbeats."""
-        return [self.next() for _ in range(count)]
-
-    def changes(self, count: int) -> list[resources_pb2.Entry]:
-        """The entries of the next messages, which are all changes."""
-        return [entry_of(message) for message in self.take(count)]
-
-    def end(self) -> grpc.RpcError:
-        """Reads to the end; the error that it ends with."""
-        try:
-            for _ in self.stream:
-                pass
-        except grpc.RpcError as error:
-            return error
-        raise AssertionError("the stream ended without an error")
-
-
-def entry_of(message: pb.WatchUsageResponse) -> resources_pb2.Entry:
-    assert message.WhichOneof("event") == "change", message
-    return message.change.entry
-
-
-def event_of(message: pb.WatchUsageResponse) -> str:
-    return str(message.WhichOneof("event"))
 
 
 @pytest.fixture(scope="module")
 def ledger(shared_dsn: str) -> Iterator[Ledger]:
     """Calls to a server that sends heartbeats often."""
-    with serving(shared_dsn, env=HEARTBEAT) as (_, calls):
+    with serving(shared_dsn, env=OFTEN) as (_, calls):
         yield calls
 
 
@@ -473,18 +419,8 @@ def test_a_cursor_of_all_accounts_that_is_ahead_is_refused(ledger: Ledger, share
     assert failure.word == "OUT_OF_RANGE / CURSOR_AHEAD"
 
 
-def connections(dsn: str) -> int:
-    """How many connections to the database servers have."""
-    [(count,)] = rows(
-        dsn,
-        "SELECT count(*) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND application_name = 'creditledger'",
-    )
-    return int(count)
-
-
 def test_cancelled_and_vanished_clients_leave_nothing_behind(dsn: str) -> None:
-    with serving(dsn, env=HEARTBEAT) as (process, ledger):
+    with serving(dsn, env=OFTEN) as (process, ledger):
         account = ledger.open(credits_=500)
         ledger.deduct(account)
         ledger.can_perform(account)

@@ -103,6 +103,15 @@ async def test_whoever_has_waited_longest_comes_first_and_once() -> None:
     assert taken(subscription) == ["bob", "ann", "eve"]
 
 
+async def test_an_account_that_changes_again_waits_behind_its_neighbours() -> None:
+    subscription = Subscription(["ann", "bob"])
+    subscription.notify("ann")
+    subscription.notify("bob")
+    assert subscription.take() == "ann"
+    subscription.notify("ann")
+    assert taken(subscription) == ["bob", "ann"]
+
+
 async def test_a_wait_that_is_cancelled_loses_no_change() -> None:
     subscription = Subscription(["ann"])
     async with asyncio.TaskGroup() as tasks:
@@ -142,6 +151,13 @@ async def test_a_commit_wakes_those_it_concerns_and_no_others() -> None:
         assert [taken(each) for each in (both, bob, eve)] == [["ann", "bob"], ["bob"], []]
         assert await woken(everybody)
         assert not await woken(eve)
+
+
+def test_watchers_of_all_accounts_remember_none_of_them() -> None:
+    hub = new_hub()
+    with hub.subscribe(None) as everybody:
+        commit(hub, *(f"user-{number}" for number in range(1_000)))
+        assert len(everybody._changed) == 1
 
 
 def test_a_commit_without_subscriptions_leaves_no_trace() -> None:

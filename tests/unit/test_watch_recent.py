@@ -52,6 +52,7 @@ def test_what_is_told_after_a_revision_is_what_follows_it_and_no_more_is_held_th
         take(recent, model, what, name, revision, size)
         assert recent.head(name) == model.heads[name]
         assert sum(len(tail.changes) for tail in recent._tails.values()) <= LIMIT
+        assert len(recent._arrivals) <= LIMIT
 
 
 def take(recent: Recent, model: Model, what: str, name: str, revision: int, size: int) -> None:

@@ -230,6 +230,68 @@ async def test_looking_goes_on_from_the_same_place_once_storage_is_back(
     assert len(caplog.records) == 3
 
 
+async def test_watchers_of_all_are_woken_until_the_horizon_has_passed_what_changed(log: Log) -> None:
+    """What lies above the horizon as they look they must not be told yet, and nobody else would wake them for it."""
+    async with tailed() as (hub, _):
+        with hub.subscribe(["ann"]) as ann, hub.subscribe(None) as everybody:
+            await looked(log)
+            log.write("ann", position=7)
+            for _ in range(3):
+                while await taken(everybody) is None:
+                    pass
+            assert held(hub, "ann", 0) == [1]
+            assert [ann.take(), ann.take()] == ["ann", None]
+            log.horizon = 8
+            await looked(log)
+            everybody.take()
+            await looked(log)
+            assert everybody.take() is None
+    assert log.read == [("ann", 0)]
+
+
+async def test_a_hint_during_a_look_is_followed_by_another_look(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with tailed(MINUTE) as (hub, tailer):
+
+        async def hinted_while_reading(*arguments: Any) -> Any:
+            found = await log.read_touched(*arguments)
+            if len(log.commits) == 1:
+                log.write("bob")
+                tailer.hint()
+            return found
+
+        monkeypatch.setattr(tailer_module, "read_touched", hinted_while_reading)
+        with hub.subscribe(["ann", "bob"]) as both:
+            await asyncio.sleep(SOON)
+            log.write("ann")
+            tailer.hint()
+            assert [await taken(both), await taken(both)] == ["ann", "bob"]
+
+
+async def test_hints_without_end_leave_it_some_rest(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tailer_module, "REST", SOON)
+    async with tailed(MINUTE) as (hub, tailer):
+        with hub.subscribe(["ann"]):
+            for _ in range(300):
+                tailer.hint()
+                await asyncio.sleep(0)
+    assert len(log.looks) <= 3
+
+
+async def test_many_accounts_are_read_some_at_a_time_and_none_is_left_out(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tailer_module, "ACCOUNTS", 3)
+    names = [f"user-{number}" for number in range(10)]
+    async with tailed() as (hub, _):
+        with hub.subscribe(names) as many:
+            await looked(log)
+            for name in names:
+                log.write(name)
+            assert {await taken(many) for _ in names} == set(names)
+
+
 async def test_nothing_is_read_while_nobody_watches_and_everything_after_a_pause(log: Log) -> None:
     async with tailed() as (hub, _):
         await asyncio.sleep(SOON)
