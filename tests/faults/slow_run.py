@@ -13,7 +13,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
+from itertools import chain
+from typing import NamedTuple
 
 import psutil
 from fault_checker import check
@@ -25,27 +26,29 @@ from slow_streams import SlowPlan
 from watch_notes import WatchReport, check_notes, kinds_by_account, read_notes
 
 ENTRIES = 100_000
-ROUNDS = 5
-SLICE = 2.0
+ROUNDS = 3
+SLICE = 3.0
 """Seconds."""
 HOT, EVERYTHING = 60, 40
 """Streams of one account, and of all."""
 RATE = 15.0
 """Batches per second of all clients together, in the slices."""
-PROBES = 120.0
+PROBES = 200.0
 """Deductions per second whose time is taken."""
 TOO_SLOW = 30.0
 """Seconds without progress after which a stream ends."""
-RESUMED_AFTER = 12.0
-RESUMED = 10
+RESUMED_AFTER = 6.0
+RESUMED = 4
 """So many streams of the one account, and one of all, are read again after ``RESUMED_AFTER`` seconds."""
-SETTLE = 1.0
-"""Seconds until streams that are not read stand still."""
+SETTLE = 0.5
+"""Seconds of looking at whether the server still fills the windows of streams that are not read."""
+STILL = 0.3
+"""Share of a core that it takes at most when it does not."""
 MOST_MEMORY = 64 << 20
 MOST_RATIO = 1.2
 MOST_SECONDS = 120.0
 LEAST_TOO_SLOW = 50
-LEAST_PROBES = 100
+LEAST_PROBES = 300
 """Per slice."""
 
 LAYOUT = Layout(
@@ -60,8 +63,16 @@ _PROBE = [what for what in MIX if what != "deduct"]
 _COUNT = "SELECT coalesce(sum(revision), 0) FROM account"
 
 
+class Slice(NamedTuple):
+    """Some seconds, and whether there were slow readers."""
+
+    there: bool
+    begin: float
+    end: float
+
+
 class Memory:
-    """The most that a process has ever had in memory since it was told to look, in bytes above what it had then."""
+    """By how many bytes the memory of a process has grown at most from now on."""
 
     def __init__(self, process: psutil.Process) -> None:
         self._process = process
@@ -90,8 +101,13 @@ def run_slow_readers(seed: int) -> Result:
         site.start_load()
         probe = site.client(replace(site.plan("load", "probe"), targets=site.targets[:1], without=_PROBE))
         probe.await_ready()
-        slices = _measure(site, slow, probe)
-        growth, written = _press(site, slow)
+        site.command({"rate": RATE / CLIENTS, "timeout": 10.0})
+        probe.command({"rate": PROBES, "timeout": 10.0})
+        time.sleep(SLICE)
+        memory = Memory(psutil.Process(site.servers[0].process.pid))
+        slices = _measure(slow, psutil.Process(site.servers[0].process.pid))
+        written = _press(site, slow)
+        growth = memory.growth()
         probe.command({"stop": True})
         probe.result()
         time.sleep(CALM_SECONDS)
@@ -101,36 +117,38 @@ def run_slow_readers(seed: int) -> Result:
         ends = slow.result()
         calls = read_history(site.histories())
         stopped, resumed = Counter(ends["stopped"]), Counter(ends["resumed"])
-        measured = _Measured(_times(calls, slices), growth, written, stopped, resumed)
+        alone, beside = (
+            [_times(calls, each) for each in slices if each.there is there] for there in (False, True)
+        )
+        measured = _Measured(alone, beside, growth, written, stopped, resumed)
         result = _judge(site, calls, measured, finished["unresolved"])
         if result.verdict == "FAIL":
             result.details.append(f"the histories are kept in {keep(site)}")
     return result
 
 
-def _measure(site: Site, slow: Client, probe: Client) -> list[tuple[float, float]]:
-    """Begin and end of slices: one without slow readers, one with, and so on. The last readers stay."""
-    site.command({"rate": RATE / CLIENTS, "timeout": 10.0})
-    probe.command({"rate": PROBES, "timeout": 10.0})
-    time.sleep(SLICE)
-    slices = []
-    for number in range(ROUNDS):
-        for there in (False, True):
-            if there:
-                slow.ask({"open": f"s{number}"})
-            time.sleep(SETTLE)
-            begin = time.monotonic()
-            time.sleep(SLICE)
-            slices.append((begin, time.monotonic()))
-        if number < ROUNDS - 1:
-            slow.ask({"close": True})
+def _measure(slow: Client, server: psutil.Process) -> list[Slice]:
+    """Slices without slow readers and with them, as ABBAAB…, so that what changes by itself does so for both.
+
+    Streams are like any others until all windows between them and who does not read are full: that is not measured.
+    """
+    slices: list[Slice] = []
+    there = False
+    for number in range(2 * ROUNDS):
+        if there != (number % 4 in (1, 2)):
+            there = not there
+            slow.ask({"open": f"s{number}"} if there else {"close": True})
+        _await(lambda: _share_of_core(server) < STILL, time.monotonic() + MOST_SECONDS)
+        begin = time.monotonic()
+        time.sleep(SLICE)
+        slices.append(Slice(there, begin, time.monotonic()))
+    assert there, "the last readers stay"
     return slices
 
 
-def _press(site: Site, slow: Client) -> tuple[int, int]:
-    """Writes all the entries while the readers do not read; returns the growth of memory, and how many it were."""
+def _press(site: Site, slow: Client) -> int:
+    """Writes all the entries while the readers do not read; returns how many it were."""
     [[before]] = site.rows(_COUNT)
-    memory = Memory(psutil.Process(site.servers[0].process.pid))
     begin = time.monotonic()
     site.command({"callers": 3})
     _sleep_until(begin + RESUMED_AFTER)
@@ -139,7 +157,14 @@ def _press(site: Site, slow: Client) -> tuple[int, int]:
     [[after]] = site.rows(_COUNT)
     site.command({"rate": RATE / CLIENTS, "timeout": 10.0})
     _sleep_until(begin + TOO_SLOW + 3.0)
-    return memory.growth(), after - before
+    return int(after - before)
+
+
+def _share_of_core(server: psutil.Process) -> float:
+    before = server.cpu_times()
+    time.sleep(SETTLE)
+    after = server.cpu_times()
+    return float(after.user + after.system - before.user - before.system) / SETTLE
 
 
 def _sleep_until(when: float) -> None:
@@ -153,21 +178,24 @@ def _await(condition: Callable[[], bool], end: float) -> None:
 
 @dataclass(frozen=True)
 class _Measured:
-    """What was measured: the times of the probe in seconds, slice by slice, the first without slow readers."""
+    """What was measured: the times of the probe in seconds, of each slice without slow readers and with them."""
 
-    times: list[list[float]]
+    alone: list[list[float]]
+    beside: list[list[float]]
     growth: int
     written: int
     stopped: Counter[str]
     resumed: Counter[str]
 
-    def p99s(self) -> list[tuple[float, float]]:
-        """Of each round, without and with slow readers."""
-        return [(p99(a), p99(b)) for a, b in zip(self.times[::2], self.times[1::2], strict=True)]
+    def p99s(self) -> tuple[float, float]:
+        """Without and with slow readers: of all slices together, for a slice has few that are slow."""
+        alone, beside = (p99(list(chain.from_iterable(slices))) for slices in (self.alone, self.beside))
+        return alone, beside
 
     def ratio(self) -> float:
-        """How much longer a Deduct takes with slow readers, in the median of the rounds."""
-        return median(b / a for a, b in self.p99s())
+        """How much longer a Deduct takes with slow readers."""
+        alone, beside = self.p99s()
+        return beside / alone
 
     def failures(self) -> list[str]:
         """Which promises were not kept, and which floors not reached."""
@@ -176,7 +204,7 @@ class _Measured:
         }
         found = {
             f"floor of entries: {self.written} < {ENTRIES}": self.written < ENTRIES,
-            f"floor of probes: a slice has less than {LEAST_PROBES}": min(map(len, self.times))
+            f"floor of probes: a slice has less than {LEAST_PROBES}": min(map(len, self.alone + self.beside))
             < LEAST_PROBES,
             f"floor of too_slow: less than {LEAST_TOO_SLOW}": self.stopped["WATCHER_TOO_SLOW"]
             < LEAST_TOO_SLOW,
@@ -188,12 +216,12 @@ class _Measured:
 
     def line(self) -> str:
         """The fields of the RESULT line."""
-        alone, beside = zip(*self.p99s(), strict=True)
+        alone, beside = self.p99s()
         return (
             f"entries={self.written} too_slow={self.stopped['WATCHER_TOO_SLOW']}"
             f" caught_up={self.stopped['CAUGHT_UP'] + self.resumed['CAUGHT_UP']}"
-            f" memory_mb={self.growth / (1 << 20):.1f} p99_alone_ms={1_000 * median(alone):.1f}"
-            f" p99_ms={1_000 * median(beside):.1f} p99_ratio={self.ratio():.2f}"
+            f" memory_mb={self.growth / (1 << 20):.1f} p99_alone_ms={1_000 * alone:.1f}"
+            f" p99_ms={1_000 * beside:.1f} p99_ratio={self.ratio():.2f}"
         )
 
 
@@ -216,18 +244,19 @@ def _judge(site: Site, calls: Sequence[Call], measured: _Measured, unresolved: i
     )
     if failures:
         line += f" ({'; '.join(failures)})"
-    rounds = ", ".join(f"{1_000 * a:.1f} and {1_000 * b:.1f}" for a, b in measured.p99s())
-    note = f"p99 of Deduct without and with slow readers, in ms: {rounds}"
+    rounds = ", ".join(
+        f"{1_000 * p99(a):.1f} and {1_000 * p99(b):.1f}"
+        for a, b in zip(measured.alone, measured.beside, strict=True)
+    )
+    note = f"p99 of Deduct without and with slow readers, slice by slice, in ms: {rounds}"
     return Result(line, verdict, [note, *report.examples, *told.examples])
 
 
-def _times(calls: Sequence[Call], slices: Sequence[tuple[float, float]]) -> list[list[float]]:
-    """By slice, how long each deduction of the probe took, in seconds."""
-    probes = [
-        (call.begin, call.end)
+def _times(calls: Sequence[Call], of: Slice) -> list[float]:
+    """How long each deduction of the probe took in a slice, in seconds."""
+    return [
+        call.end - call.begin
         for call in calls
-        if call.process == "probe"
-        and call.end is not None
+        if call.process == "probe" and of.begin <= call.begin < of.end and call.end is not None
         and (call.outcome == OK or call.outcome in REFUSALS)
-    ]
-    return [[end - begin for begin, end in probes if first <= begin < last] for first, last in slices]
+    ]  # fmt: skip

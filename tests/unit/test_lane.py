@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -167,6 +168,24 @@ async def test_callers_that_come_one_by_one_share_a_round() -> None:
             for _ in range(PATIENCE // 2):
                 await asyncio.sleep(0)
     assert server.rounds == [[0, 1], list(range(2, 20))]
+
+
+async def test_a_busy_lane_does_not_wait_for_many_turns_that_take_long() -> None:
+    server, turns = open_server(), 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            time.sleep(0.005)  # noqa: ASYNC251 - the loop is busy
+            await asyncio.sleep(0)
+
+    async with running(server) as group:
+        await group.submit([0, 1], deadline())  # the lane is busy
+        busy = asyncio.get_running_loop().create_task(others())
+        await group.submit([2, 3], deadline())
+        busy.cancel()
+    assert turns < PATIENCE / 2
 
 
 async def test_a_lone_caller_waits_for_nobody() -> None:

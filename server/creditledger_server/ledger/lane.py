@@ -7,6 +7,7 @@ a future; that they leave cancels the future, never the round.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ FULL_ENOUGH = 64
 
 PATIENCE = 32
 """For how many turns of the event loop a busy lane waits for one more request; a turn takes about 5 µs."""
+
+
+LONGEST_WAIT = 0.002
+"""And for how many seconds at most: where many messages to watchers are to be sent, a turn takes milliseconds."""
 
 
 class Call(Generic[AnswerT]):
@@ -117,12 +122,18 @@ class Lane(Generic[RequestT, AnswerT]):
         grpc.aio accepts about one call per turn of the event loop: of 64 callers, a round that began with the first to
         arrive would carry one or two, and the next as well. A lone caller waits for nobody.
         """
-        size, patience = 0, PATIENCE if max(self._last_size, len(self._queue)) > 1 else 0
-        while patience and len(self._queue) < min(FULL_ENOUGH, self._round_limit):
+        if max(self._last_size, len(self._queue)) <= 1:
+            return
+        size, turns, since = len(self._queue), 0, time.monotonic()
+        while (
+            len(self._queue) < min(FULL_ENOUGH, self._round_limit)
+            and turns < PATIENCE
+            and time.monotonic() - since < LONGEST_WAIT
+        ):
             await asyncio.sleep(0)
-            patience -= 1
+            turns += 1
             if len(self._queue) > size:
-                size, patience = len(self._queue), PATIENCE
+                size, turns, since = len(self._queue), 0, time.monotonic()
 
     def _take(self) -> list[Ticket[RequestT, AnswerT]]:
         now = asyncio.get_running_loop().time()
