@@ -33,7 +33,7 @@ HOT, EVERYTHING = 60, 40
 """Streams of one account, and of all."""
 RATE = 15.0
 """Batches per second of all clients together, in the slices."""
-PROBES = 200.0
+PROBES = 250.0
 """Deductions per second whose time is taken."""
 TOO_SLOW = 30.0
 """Seconds without progress after which a stream ends."""

@@ -55,9 +55,9 @@ class WatchFault:
     harm: Callable[[Site, GoesOn], None]
     faults: int
     layout: Layout
-    ones: int = 27
+    ones: int = 28
     several: int = 20
-    everything: int = 3
+    everything: int = 2
     seconds: float = 90.0
     most_lag: float = float("inf")
 
