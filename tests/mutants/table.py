@@ -196,8 +196,8 @@ MUTANTS = (
     Mutant(
         "what others committed before the first poll is told to nobody",
         TAILER,
-        "if changed or first:",
-        "if changed:",
+        "self._found = changed is None or bool(changed)",
+        "self._found = bool(changed)",
         (f"{TAILER_TESTS}::test_the_first_look_lets_watchers_of_all_accounts_look_once",),
     ),
     Mutant(

@@ -61,20 +61,20 @@ class Tailer:
             await self._rest()
 
     async def _look(self, hub: Hub) -> None:
-        first = self._position is None
         async with self._connect() as conn:
             if self._position is None:
                 # What was committed before the first look was told to nobody: look at everything once.
                 horizon, changed = (await read_positions(conn)).horizon, None
             else:
                 horizon, changed = await read_touched(conn, self._position, TRANSACTIONS)
+            # Also where there is no telling what changed, and nobody watches anything by name.
+            self._found = changed is None or bool(changed)
             if changed is None:
                 revisions = await read_revisions(conn, hub.watched())
                 changed = [Range(account_id, last, last) for account_id, last in revisions.items()]
             await self._tell(conn, hub, changed)
         self._position = horizon
-        self._found = bool(changed)
-        if changed or first:
+        if self._found:
             hub.wake_watchers_of_all()
 
     async def _tell(self, conn: Connection, hub: Hub, changed: Iterable[Range]) -> None:
