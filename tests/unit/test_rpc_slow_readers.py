@@ -14,7 +14,7 @@ from creditledger_server.rpc.boundary import Boundary
 from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 
-PATIENCE = 0.2
+PATIENCE = 0.5
 LONG = 10.0
 MESSAGE = bytes(1 << 16)
 SMALL_BUFFERS = [("grpc.http2.bdp_probe", 0)]
