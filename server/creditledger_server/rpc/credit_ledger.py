@@ -219,7 +219,7 @@ def _fill_deducted(response: pb.DeductResponse, answer: Accepted) -> None:
     entry = answer.entry
     convert.fill_entry(response.entry, entry)
     response.cost = entry.cost
-    convert.fill_balance(response.balance, entry)
+    response.balance.CopyFrom(response.entry.balance)
     convert.fill_limits(response.limits, entry.limits)
     response.replayed = answer.replayed
 
